@@ -1,0 +1,64 @@
+"""Load the compiled ops and tell what the build contains.
+
+The package is complete without them: every op has a PyTorch reference beside it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+NAMESPACE = "sparse_aasist"
+_LIBRARY = Path(__file__).with_name("libsparse_aasist_ops.so")
+REBUILD_HINT = (
+    "for the compiled kernels install a C++ compiler and reinstall the package (docs/building.md)"
+)
+
+
+def load() -> bool:
+    """Load the ops library once; return whether its ops are registered."""
+    return load_failure() is None
+
+
+@cache
+def load_failure() -> str | None:
+    """Load the ops library once; return None, or why it is not there in a few words."""
+    import torch
+
+    if not _LIBRARY.is_file():
+        return "nothing was compiled"
+    try:
+        torch.ops.load_library(str(_LIBRARY))
+    except OSError as error:
+        return f"{_LIBRARY.name} does not load: {error}"
+    return None
+
+
+def has_kernel(op: str, device_type: str) -> bool:
+    """Return whether the compiled op `op` has a kernel for tensors on `device_type`."""
+    import torch
+
+    if device_type not in ("cpu", "cuda") or not load():
+        return False
+    # The only way to ask; in torch under this name since 1.10.
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", device_type.upper())
+
+
+def build_info() -> dict[str, Any]:
+    """Return what this build contains.
+
+    Returns:
+        A dictionary with `compiled` (bool) and `reason` (why nothing is compiled, or None). When
+        something was compiled also `compiler`, `simd` (instruction sets the code uses), `cuda`
+        and `cuda_architectures` (None without CUDA), `stable_abi` (the oldest torch that the ops
+        load in) and `torch` (the version built against).
+    """
+    failure = load_failure()
+    info: dict[str, Any] = {"compiled": failure is None, "reason": failure}
+    try:
+        module = importlib.import_module("sparse_aasist._build_info")
+    except ImportError:
+        return info
+    return info | module.build_info()
