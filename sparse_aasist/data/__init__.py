@@ -1,0 +1,1 @@
+"""Trials and audio: protocols, files, crops."""
