@@ -1,0 +1,65 @@
+"""The residual convolutional encoder between the sinc front end and the graphs.
+
+Source: clovaai/aasist, models/AASIST.py (Residual_block), after RawNet2 (arXiv 2011.01108).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POOL_STEP = 3
+"""Each residual block keeps the largest of three neighbouring time steps."""
+
+
+class ResidualBlock(nn.Module):
+    """Two (2, 3) convolutions, a shortcut and a (1, 3) max-pool; height is kept, width is / 3.
+
+    Args:
+        channels_in: input channels.
+        channels_out: output channels; the shortcut is a (1, 3) convolution when they differ.
+        first: the first block of the encoder has no leading batch normalisation.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, first: bool = False) -> None:
+        super().__init__()
+        self.bn1 = None if first else nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, (2, 3), padding=(1, 1))
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, (2, 3), padding=(0, 1))
+        self.conv_downsample = (
+            nn.Conv2d(channels_in, channels_out, (1, 3), padding=(0, 1))
+            if channels_in != channels_out
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels_in, H, W) to (B, channels_out, H, W // 3)."""
+        # PARITY: upstream normalises x with bn1 and then convolves the raw x. Only bn1's running
+        # statistics ever move (tests/test_aasist_parity.py), so nothing else is computed.
+        if self.bn1 is not None and self.training:
+            update_running_statistics(self.bn1, x)
+        out = F.selu(self.bn2(self.conv1(x)), inplace=True)
+        out = self.conv2(out)
+        out += x if self.conv_downsample is None else self.conv_downsample(x)
+        return F.max_pool2d(out, (1, POOL_STEP))
+
+
+@torch.no_grad()
+def update_running_statistics(bn: nn.BatchNorm2d, x: Tensor) -> None:
+    """Move the running statistics of `bn` towards those of x (B, C, H, W), as its forward would."""
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=1)
+    bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
+    bn.running_var.lerp_(variance.to(bn.running_var.dtype), bn.momentum)
+    bn.num_batches_tracked += 1
+
+
+def build_encoder(stages: tuple[tuple[int, int], ...]) -> nn.Sequential:
+    """Stack the residual blocks of `stages` [in, out]; the last stage is applied three times.
+
+    Each block sits in a Sequential of its own, because published state dicts name it so.
+    """
+    widths = [*stages, stages[-1], stages[-1]]
+    blocks = [ResidualBlock(a, b, first=index == 0) for index, (a, b) in enumerate(widths)]
+    return nn.Sequential(*(nn.Sequential(block) for block in blocks))

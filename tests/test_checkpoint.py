@@ -1,0 +1,143 @@
+"""Checkpoints: round trip, configuration inside, published files, and every way they can be bad."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+from sparse_aasist import AASIST
+from sparse_aasist.errors import CheckpointError
+from sparse_aasist.models import checkpoint
+from sparse_aasist.models.checkpoint import save_model, scoring_samples
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    model = AASIST(dim=320, k=20, sigmoid=True).eval()
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, scoring={"samples": 32_000})
+    return model, path
+
+
+def test_round_trip_keeps_weights_configuration_and_scoring_length(saved):
+    model, path = saved
+    again = AASIST.from_checkpoint(path)
+    assert again.config == model.config and not again.training
+    assert scoring_samples(path) == 32_000
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_published_weights_need_no_conf(weights_dir):
+    path = weights_dir / "clovaai_AASIST.pth"
+    plain = AASIST.from_checkpoint(path)
+    with_conf = AASIST.from_checkpoint(path, weights_dir / "clovaai_AASIST.conf")
+    assert plain.config == with_conf.config
+    assert plain.config.gat_dims == (64, 32) and plain.config.k is None
+
+
+def test_conf_supplies_what_tensors_cannot_tell(tmp_path):
+    model = AASIST(first_conv=64, temperatures=(3, 4, 50, 50))
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    block = {"first_conv": 64, "temperatures": [3, 4, 50, 50], "gat_dims": [64, 32]}
+    (tmp_path / "a.conf").write_text(json.dumps({"model_config": block}))
+    loaded = AASIST.from_checkpoint(tmp_path / "a.pth", tmp_path / "a.conf")
+    assert loaded.config == model.config
+
+
+def test_missing_file_is_named(tmp_path):
+    for name in ("absent.pth", "absent.safetensors"):
+        with pytest.raises(CheckpointError, match=f"{name}: no such checkpoint file"):
+            AASIST.from_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_file_is_named(saved, tmp_path, share):
+    model, path = saved
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    for good in (path, tmp_path / "model.pth"):
+        data = good.read_bytes()
+        cut = tmp_path / f"cut{good.suffix}"
+        cut.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(CheckpointError, match=rf"cut{good.suffix}: not a readable"):
+            AASIST.from_checkpoint(cut)
+
+
+def test_state_dict_of_another_shape_is_named(tmp_path):
+    state = AASIST(dim=160).state_dict()
+    state["out_layer.weight"] = torch.zeros(2, 320)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other.pth: the weights do not fit.*size mismatch"):
+        AASIST.from_checkpoint(tmp_path / "other.pth")
+
+
+def test_state_dict_of_another_model_is_named(tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
+    with pytest.raises(CheckpointError, match=r"linear.pth: not an AASIST state dict"):
+        AASIST.from_checkpoint(tmp_path / "linear.pth")
+
+
+def test_extra_tensor_is_an_error(tmp_path):
+    state = AASIST(dim=160).state_dict() | {"extra": torch.zeros(1)}
+    torch.save(state, tmp_path / "extra.pth")
+    with pytest.raises(CheckpointError, match=r"extra.pth: the weights do not fit.*extra"):
+        AASIST.from_checkpoint(tmp_path / "extra.pth")
+
+
+def test_pickled_code_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=r"evil.pth"):
+        AASIST.from_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("text", ["not json", "{}", '{"model_config": {"gat_dims": 3}}'])
+def test_bad_conf_is_named(saved, tmp_path, text):
+    torch.save(AASIST().state_dict(), tmp_path / "a.pth")
+    (tmp_path / "bad.conf").write_text(text)
+    with pytest.raises(CheckpointError, match=r"bad.conf"):
+        AASIST.from_checkpoint(tmp_path / "a.pth", tmp_path / "bad.conf")
+
+
+def test_full_disk_names_the_file_and_keeps_the_old_checkpoint(saved, monkeypatch):
+    model, path = saved
+    before = path.read_bytes()
+
+    def full(_tensors, partial, metadata):
+        partial.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=f"cannot write {path}: No space left on device"):
+        save_model(model, path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_through_the_real_writer(tmp_path):
+    """The writer reports a full device as an OSError that names the checkpoint."""
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(OSError, match="cannot write"):
+        from sparse_aasist.files import atomic_path
+
+        with atomic_path(path) as partial, open("/dev/full", "wb", buffering=0) as device:
+            partial.write_bytes(b"half")
+            device.write(b"rest")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_folder_is_named(saved, tmp_path):
+    model, _ = saved
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file/model.safetensors"):
+        save_model(model, tmp_path / "file" / "model.safetensors")
