@@ -1,0 +1,78 @@
+"""`sparse-aasist evaluate`: score a split with a checkpoint; score file, table, JSON and figure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "score the dev or eval split with a checkpoint and report the official metrics"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="best.safetensors of a run, or a published .pth")
+    add("--data", type=Path, metavar="DIR", help="default: the small real corpus, built if absent")
+    add("--split", choices=("dev", "eval"), default="eval", help="which trials (eval)")
+    add("--output", type=Path, metavar="DIR", help="default: the folder of the checkpoint")
+    add("--batch-size", type=int, default=24, help="trials per forward pass (24)")
+    add("--workers", type=int, default=0, help="loader processes (0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score, write the score file, and report."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from sparse_aasist.cli.data import corpus_or
+    from sparse_aasist.data.protocol import open_split
+    from sparse_aasist.engine import make_fabric
+    from sparse_aasist.evaluation.scores import write_scores
+    from sparse_aasist.models import AASIST
+    from sparse_aasist.models.checkpoint import scoring_samples
+    from sparse_aasist.runtime import tune_process
+    from sparse_aasist.scoring import score_trials
+
+    tune_process()
+    console = Console()
+    model = AASIST.from_checkpoint(arguments.checkpoint)
+    data = corpus_or(arguments.data, console)
+    split = open_split(data, arguments.split)
+    fabric = make_fabric()
+    batches = -(-len(split.trials) // arguments.batch_size)
+    result = score_trials(
+        fabric,
+        fabric.to_device(model),
+        split,
+        scoring_samples(arguments.checkpoint),
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        track=lambda loader: track(
+            loader, f"scoring {arguments.split}", total=batches, console=console
+        ),
+    )
+    folder = arguments.output or arguments.checkpoint.parent
+    score_file = folder / f"{arguments.split}_scores.tsv"
+    write_scores(score_file, [trial.name for trial in split.trials], result.scores)
+    console.print(f"scores: {score_file}  ({len(split.trials)} trials)")
+    if any(trial.label is None for trial in split.trials):
+        console.print("the protocol withholds labels, so there are no metrics to report")
+        return 0
+    _report(arguments.split, split.trials, result, data, folder, console)
+    return 0
+
+
+def _report(name, trials, result, data, folder, console) -> None:
+    from sparse_aasist.data.protocol import seen_attacks
+    from sparse_aasist.evaluation.figures import plot
+    from sparse_aasist.evaluation.report import evaluate_trials, print_table
+    from sparse_aasist.files import write_text
+
+    evaluation = evaluate_trials(trials, result.scores, seen_attacks(data))
+    print_table(evaluation, console)
+    console.print(f"exact zeros in the embedding: {100 * result.zero_fraction:.2f} % (measured)")
+    record = {"split": name, "zero_fraction": result.zero_fraction, **evaluation.to_dict()}
+    write_text(folder / f"{name}_metrics.json", json.dumps(record, indent=2) + "\n")
+    plot(evaluation, folder / f"{name}.png")
+    console.print(f"metrics: {folder / f'{name}_metrics.json'}  figure: {folder / f'{name}.png'}")

@@ -1,0 +1,72 @@
+"""`sparse-aasist train`: train a detector with the official recipe or a preset."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+HELP = "train a detector on a directory in ASVspoof5 layout"
+
+MODEL_OPTIONS = ("dim", "k", "sigmoid", "topk_by", "topk_order")
+RECIPE_OPTIONS = ("epochs", "batch_size", "lr", "seed", "precision")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; those left out keep the value of the preset."""
+    add = parser.add_argument
+    add("--k", type=int, default=20, help="values kept in the embedding; k = dim is dense (20)")
+    add("--dim", type=int, default=320, help="width of the embedding, a multiple of 5 (320)")
+    add("--sigmoid", action="store_true", help="sigmoid before TopK")
+    add("--topk-by", choices=("value", "abs"), default="value", help="what is ranked (value)")
+    add(
+        "--topk-order",
+        choices=("before_dropout", "after_dropout"),
+        default="before_dropout",
+        help="TopK before or after dropout (before_dropout)",
+    )
+    add("--data", type=Path, metavar="DIR", help="default: the small real corpus, built if absent")
+    add("--output", type=Path, metavar="DIR", help="run folder (runs/k20_dim320_seed1234)")
+    add("--preset", choices=("asvspoof5", "demo"), default="asvspoof5", help="recipe (asvspoof5)")
+    add("--resume", action="store_true", help="continue the run in --output")
+    add("--seed", type=int, help="of weights, order, crops and dropout (1234)")
+    add("--epochs", type=int)
+    add("--batch-size", type=int, help="over all devices")
+    add("--lr", type=float, help="learning rate of the first step")
+    add("--precision", choices=("32-true", "bf16-mixed", "auto"))
+    add("--devices", type=int, default=1, help="number of GPUs (1)")
+    add("--workers", type=int, help="loader processes per device")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and say where the best checkpoint is."""
+    from rich.console import Console
+
+    from sparse_aasist.cli.data import corpus_or
+    from sparse_aasist.models import AASISTConfig
+    from sparse_aasist.runtime import tune_process
+    from sparse_aasist.training.config import PRESETS, TrainingConfig
+    from sparse_aasist.training.loop import Interrupted, train
+
+    tune_process()
+    console = Console()
+    model = AASISTConfig(**{name: getattr(arguments, name) for name in MODEL_OPTIONS})
+    config = TrainingConfig(model=model, **PRESETS[arguments.preset])
+    given = {name: getattr(arguments, name) for name in RECIPE_OPTIONS}
+    config = dataclasses.replace(config, **{n: v for n, v in given.items() if v is not None})
+    output = arguments.output or Path("runs") / f"k{model.k}_dim{model.dim}_seed{config.seed}"
+    try:
+        best = train(
+            config,
+            corpus_or(arguments.data, console),
+            output,
+            resume=arguments.resume,
+            devices=arguments.devices,
+            workers=arguments.workers,
+            console=console,
+        )
+    except Interrupted:
+        console.print(f"interrupted; continue with --resume --output {output}")
+        return 130
+    console.print(f"best checkpoint: {best}")
+    return 0

@@ -1,0 +1,60 @@
+"""The engine under training and scoring: devices, precision and processes, by Lightning Fabric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
+
+from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.runtime import cpu_has_fast_bf16
+
+
+class Bf16Mixed(MixedPrecision):
+    """bf16 autocast that keeps its inputs: a waveform spans more range than bf16 resolves."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(precision="bf16-mixed", device=device)
+
+    def convert_input(self, data: Any) -> Any:
+        """Return `data` unchanged."""
+        return data
+
+
+def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
+    """Start the engine on the best accelerator here.
+
+    Args:
+        precision: "32-true", "bf16-mixed", or "auto": bf16 where the device multiplies it fast.
+        devices: how many; more than one trains data-parallel (DDP).
+
+    Raises:
+        SparseAasistError: fewer CUDA devices are here than asked for.
+    """
+    on_gpu = torch.cuda.is_available()
+    if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
+        raise SparseAasistError(
+            f"devices is {devices} but {torch.cuda.device_count()} CUDA devices are here"
+        )
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_fast_bf16()
+        precision = "bf16-mixed" if fast else "32-true"
+    options: dict[str, Any] = {"precision": precision}
+    if precision == "bf16-mixed":
+        options = {"plugins": [Bf16Mixed("cuda" if on_gpu else "cpu")]}
+    fabric = Fabric(
+        # Only devices we test on; others run as a CPU does.
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        **options,
+    )
+    fabric.launch()
+    return fabric
+
+
+def precision_of(fabric: Fabric) -> str:
+    """Return the precision that `fabric` runs in."""
+    return fabric.strategy.precision.precision

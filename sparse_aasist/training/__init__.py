@@ -1,0 +1,1 @@
+"""Training: configuration, resumable state and the loop."""

@@ -1,0 +1,277 @@
+"""The training loop: epochs of steps, a dev evaluation after each, and a state saved often.
+
+The engine (devices, precision, data parallelism) is Lightning Fabric; the loop stays explicit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from sparse_aasist.data.dataset import EpochBatches, TrainingTrials, collate
+from sparse_aasist.data.protocol import Split, open_split
+from sparse_aasist.engine import make_fabric, precision_of
+from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.evaluation.metrics import compute_metrics
+from sparse_aasist.models.checkpoint import save_model
+from sparse_aasist.scoring import score_trials
+from sparse_aasist.training.config import TrainingConfig
+from sparse_aasist.training.progress import epoch_progress
+from sparse_aasist.training.run_folder import RunFolder
+from sparse_aasist.training.state import TrainingState, learning_rate
+
+SAVE_EVERY_STEPS = 500
+"""A killed run loses at most this many steps."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGINT or SIGTERM) and its state is saved."""
+
+
+def train(
+    config: TrainingConfig,
+    data_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    devices: int = 1,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Train a model on the train split, select on the dev split, and return the best checkpoint.
+
+    The eval split is never opened here.
+
+    Args:
+        config: the recipe.
+        data_dir: directory in ASVspoof5 layout.
+        output_dir: run folder for config.json, metrics.jsonl, best and last .safetensors and
+            TensorBoard events.
+        resume: continue the run in `output_dir`; its settings must be the same.
+        devices: number of devices; the batch is shared among them.
+        workers: loader processes per device; None chooses by the device.
+        console: where progress is shown.
+
+    Raises:
+        SparseAasistError: data, settings or `output_dir` are unusable; names which.
+        Interrupted: a signal asked to stop; `last.safetensors` continues from there.
+    """
+    console = console or Console()
+    folder = RunFolder(output_dir)
+    folder.prepare(resume=resume)
+    train_split, dev_split = open_split(data_dir, "train"), open_split(data_dir, "dev")
+    fabric = make_fabric(config.precision, devices)
+    state = TrainingState.fresh(config)
+    if resume:
+        state.load(folder.last)
+    run = _Run(config, fabric, state, folder, console, _default_workers(fabric, workers))
+    run.prepare(train_split, dev_split)
+    if fabric.is_global_zero and not resume:
+        folder.write_config(config, data_dir, fabric)
+    with _stop_on_signal() as stop:
+        run.all_epochs(stop)
+    return folder.best
+
+
+class _Run:
+    """One run on one process: the engine, the state and where results go."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        fabric: Fabric,
+        state: TrainingState,
+        folder: RunFolder,
+        console: Console,
+        workers: int,
+    ) -> None:
+        self.config, self.fabric, self.state = config, fabric, state
+        self.folder, self.console, self.workers = folder, console, workers
+
+    def prepare(self, train_split: Split, dev_split: Split) -> None:
+        """Put model, optimizer and data in place, and the random generators where they were."""
+        fabric, config, state = self.fabric, self.config, self.state
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        if precision_of(fabric) == "bf16-mixed":
+            # oneDNN and cuDNN convolve bf16 in this layout without copies.
+            state.model.to(memory_format=torch.channels_last)
+        self.model, self.optimizer = fabric.setup(state.model, state.optimizer)
+        self.dev_split = dev_split
+        self.dev_labels = _labels(dev_split)
+        self.trials = TrainingTrials(train_split, config.train_samples, config.seed)
+        self.batches = EpochBatches(
+            len(self.trials), config.batch_size, config.seed, fabric.global_rank, fabric.world_size
+        )
+        self.loader = fabric.setup_dataloaders(
+            DataLoader(
+                self.trials,
+                batch_sampler=self.batches,
+                num_workers=self.workers,
+                collate_fn=collate,
+                pin_memory=fabric.device.type == "cuda",
+                # An iterator draws a seed for its workers; from the global generator that draw
+                # would shift the dropout masks of a resumed run.
+                generator=torch.Generator(),
+            ),
+            use_distributed_sampler=False,
+        )
+        self.class_weights = torch.tensor(config.class_weights, device=fabric.device)
+        if state.rng:
+            self._restore_rng()
+        else:
+            torch.manual_seed(config.seed + fabric.global_rank)
+
+    def all_epochs(self, stop: threading.Event) -> None:
+        """Run the epochs that are left."""
+        while self.state.epoch < self.config.epochs:
+            started = time.monotonic()
+            self._train_epoch(stop)
+            self._end_epoch(started)
+
+    def _train_epoch(self, stop: threading.Event) -> None:
+        state, steps = self.state, len(self.batches)
+        total = steps * self.config.epochs
+        self.batches.seek(state.epoch, state.step)
+        self.model.train()
+        with epoch_progress(self.console, state, steps, self.fabric.is_global_zero) as show:
+            for batch in self.loader:
+                rate = learning_rate(self.config, state.epoch * steps + state.step, total)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                loss = F.cross_entropy(
+                    self.model(batch.waveform).logits, batch.label, weight=self.class_weights
+                )
+                self._check_loss(loss, batch.index)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.fabric.backward(loss)
+                self.optimizer.step()
+                state.loss_sum += loss.item()
+                state.step += 1
+                show(state.loss_sum / state.step)
+                if stop.is_set():
+                    self._save_last()
+                    raise Interrupted
+                if state.step % SAVE_EVERY_STEPS == 0:
+                    self._save_last()
+
+    def _end_epoch(self, started: float) -> None:
+        state, config = self.state, self.config
+        scores, zeros = score_trials(
+            self.fabric,
+            state.model,
+            self.dev_split,
+            config.eval_samples,
+            batch_size=config.batch_size,
+            workers=self.workers,
+        )
+        metrics = compute_metrics(scores, self.dev_labels)
+        steps = len(self.batches)
+        record = {
+            "epoch": state.epoch + 1,
+            "train_loss": state.loss_sum / steps,
+            "lr": learning_rate(config, (state.epoch + 1) * steps, config.epochs * steps),
+            "dev_eer": metrics.eer,
+            "dev_min_dcf": metrics.min_dcf,
+            "dev_zero_fraction": zeros,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        improved = metrics.eer < state.best_eer
+        state.best_eer = min(state.best_eer, metrics.eer)
+        state.history.append(record)
+        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+        if self.fabric.is_global_zero:
+            if improved:
+                save_model(
+                    state.model,
+                    self.folder.best,
+                    scoring={"samples": config.eval_samples},
+                    selected=record,
+                )
+            self.folder.write_metrics(state.history)
+            self.console.print(
+                f"epoch {record['epoch']:>3}/{config.epochs}  loss {record['train_loss']:.4f}  "
+                f"dev EER {100 * metrics.eer:.2f} %  minDCF {metrics.min_dcf:.4f}  "
+                f"zeros {100 * zeros:.2f} %" + ("  best so far" if improved else "")
+            )
+        self._save_last()
+
+    def _save_last(self) -> None:
+        states = {"cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        self.state.rng = {name: self._gather(value) for name, value in states.items()}
+        if self.fabric.is_global_zero:
+            self.state.save(self.folder.last)
+
+    def _gather(self, value: torch.Tensor) -> torch.Tensor:
+        gathered = self.fabric.all_gather(value.to(self.fabric.device))
+        return gathered.cpu().view(self.fabric.world_size, -1)
+
+    def _restore_rng(self) -> None:
+        rank, states = self.fabric.global_rank, self.state.rng
+        if len(states["cpu"]) != self.fabric.world_size:
+            raise SparseAasistError(
+                f"devices is {self.fabric.world_size} but the run was started with "
+                f"{len(states['cpu'])}; resume with as many"
+            )
+        torch.set_rng_state(states["cpu"][rank])
+        if "cuda" in states and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"][rank], self.fabric.device)
+
+    def _check_loss(self, loss: torch.Tensor, index: torch.Tensor) -> None:
+        if not math.isfinite(loss.item()):
+            names = ", ".join(self.trials.split.trials[i].name for i in index.tolist()[:5])
+            raise SparseAasistError(
+                f"the loss is {loss.item()} in epoch {self.state.epoch + 1}, step "
+                f"{self.state.step + 1} (trials {names}, ...); lower the learning rate"
+            )
+
+
+def _labels(split: Split) -> list[int]:
+    withheld = next((trial.name for trial in split.trials if trial.label is None), None)
+    if withheld is not None:
+        raise SparseAasistError(
+            f"{split.name}: trial {withheld} has no label; selecting a model needs every label"
+        )
+    return [trial.label for trial in split.trials]
+
+
+def _default_workers(fabric: Fabric, workers: int | None) -> int:
+    if workers is not None:
+        return workers
+    # On a CPU decoding costs a few percent of a step and loader processes would steal its cores.
+    return 0 if fabric.device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into an event during a run; a second signal acts as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, previous[number])
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

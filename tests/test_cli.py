@@ -1,0 +1,148 @@
+"""The console command, end to end on a synthetic corpus, and its one-sentence errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from synthetic import make_corpus
+
+from sparse_aasist.cli import main
+from sparse_aasist.data.protocol import open_split
+from sparse_aasist.evaluation.metrics import compute_metrics
+from sparse_aasist.evaluation.scores import match_scores, read_scores
+from sparse_aasist.models import AASIST
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ["--epochs", "1", "--batch-size", "4", "--preset", "demo", "--precision", "32-true"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), trials_per_split=8, seconds=0.3)
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    command = ["train", "--k", "4", "--dim", "20", "--data", str(corpus), "--output", str(folder)]
+    assert main([*command, *SHORT]) == 0
+    return folder
+
+
+def evaluate(run, corpus, *more: str) -> int:
+    return main(["evaluate", str(run / "best.safetensors"), "--data", str(corpus), *more])
+
+
+def test_evaluate_writes_scores_metrics_and_figure(run, corpus, capsys):
+    assert evaluate(run, corpus) == 0
+    trials = open_split(corpus, "eval").trials
+    scores = match_scores(trials, read_scores(run / "eval_scores.tsv"))
+    record = json.loads((run / "eval_metrics.json").read_text())
+    expected = compute_metrics(scores, [trial.label for trial in trials])
+    assert record["rows"][0]["eer"] == expected.eer
+    assert {row["name"] for row in record["rows"]} >= {"pooled", "seen attacks", "unseen attacks"}
+    assert record["zero_fraction"] >= 1 - 4 / 20
+    assert (run / "eval.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "pooled" in printed and "exact zeros in the embedding" in printed
+
+
+def test_scores_are_logit_differences_in_protocol_order(run, corpus, tmp_path):
+    assert evaluate(run, corpus, "--split", "dev", "--output", str(tmp_path)) == 0
+    split = open_split(corpus, "dev")
+    model = AASIST.from_checkpoint(run / "best.safetensors")
+    scores = read_scores(tmp_path / "dev_scores.tsv")
+    assert list(scores) == [trial.name for trial in split.trials]
+    audio, _ = soundfile.read(split.audio_path(split.trials[3]), dtype="float32")
+    waveform = torch.from_numpy(np.resize(audio, 32_000)).unsqueeze(0)
+    with torch.no_grad():
+        logits = model(waveform).logits[0]
+    assert scores[split.trials[3].name] == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)
+
+
+def test_withheld_labels_are_scored_without_metrics(run, corpus, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(corpus, tmp_path / "corpus")
+    protocol = copy / "ASVspoof5.eval.track_1.tsv"
+    lines = [line.split() for line in protocol.read_text().splitlines()]
+    protocol.write_text("".join(f"- {fields[1]} - - - - - - - -\n" for fields in lines))
+    assert evaluate(run, copy, "--output", str(tmp_path / "out")) == 0
+    assert len(read_scores(tmp_path / "out" / "eval_scores.tsv")) == 8
+    assert "withholds labels" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "eval_metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dim", "161"], "dim must be a positive multiple of 5"),
+        (["--k", "0"], "k must be between 1 and dim"),
+        (["--dim", "20", "--k", "21"], "k must be between 1 and dim = 20"),
+        (["--data", "absent"], "absent"),
+        (["--resume", "--output", "absent-run"], "nothing to resume"),
+        (["--devices", "0"], "devices is 0"),
+    ],
+)
+def test_user_errors_exit_with_2_and_one_sentence(corpus, tmp_path, capsys, arguments, message):
+    command = ["train", "--output", str(tmp_path / "run"), "--data", str(corpus), *SHORT]
+    assert main([*command, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_truncated_trial_is_named_and_no_result_is_left(run, corpus, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(corpus, tmp_path / "corpus")
+    victim = sorted((copy / "flac_E_eval").iterdir())[2]
+    victim.write_bytes(victim.read_bytes()[:300])
+    assert evaluate(run, copy, "--output", str(tmp_path / "out")) == 2
+    assert victim.name in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_info_names_versions_and_backends(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert torch.__version__ in printed and "topk_activation" in printed
+
+
+def test_default_corpus_is_built_when_absent(run, corpus, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    import sparse_aasist.corpus as builder
+
+    target = tmp_path / "cache" / "corpus"
+    monkeypatch.setattr(builder, "default_corpus_dir", lambda: target)
+    monkeypatch.setattr(
+        builder, "build_corpus", lambda out, **_: Path(shutil.copytree(corpus, out))
+    )
+    command = ["evaluate", str(run / "best.safetensors"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "building the small real corpus" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "building" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate"])
+def test_scripts_are_the_commands(script):
+    help_text = subprocess.run(
+        [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"sparse-aasist {script}" in help_text
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, sparse_aasist.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    subprocess.run([sys.executable, "-c", f"{code}assert 'torch' not in sys.modules"], check=True)
