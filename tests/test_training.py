@@ -6,7 +6,11 @@ import dataclasses
 import io
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,3 +228,26 @@ def test_defaults_are_the_official_recipe():
 def test_bad_settings_are_named(options, message):
     with pytest.raises(SparseAasistError, match=message):
         TrainingConfig(**options)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batch_and_resume_their_own_generators(corpus, tmp_path):
+    folder = tmp_path / "run"
+
+    def run(*more: str) -> None:
+        script = Path(__file__).parents[1] / "scripts" / "train.py"
+        options = ["--data", corpus, "--k", "4", "--dim", "20", "--batch-size", "4"]
+        options += ["--preset", "demo", "--precision", "32-true", "--epochs", "1", "--devices", "2"]
+        subprocess.run(
+            [sys.executable, script, *options, "--output", folder, *more],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+        )
+
+    run()
+    first, second = tensors(folder)["rng.cpu"]
+    assert not torch.equal(first, second), "the processes must not drop out the same units"
+    before = tensors(folder)
+    run("--resume")
+    assert all(torch.equal(before[key], value) for key, value in tensors(folder).items())

@@ -24,7 +24,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, *, first: bool = False) -> None:
         super().__init__()
-        self.bn1 = None if first else nn.BatchNorm2d(channels_in)
+        # PARITY: the affine part of bn1 is never used (see forward); without requires_grad,
+        # data-parallel training does not wait for its gradient.
+        self.bn1 = None if first else nn.BatchNorm2d(channels_in).requires_grad_(False)
         self.conv1 = nn.Conv2d(channels_in, channels_out, (2, 3), padding=(1, 1))
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, (2, 3), padding=(0, 1))

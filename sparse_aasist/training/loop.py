@@ -160,11 +160,18 @@ class _Run:
                 state.loss_sum += loss.item()
                 state.step += 1
                 show(state.loss_sum / state.step)
-                if stop.is_set():
+                if self._all_agree_to_stop(stop):
                     self._save_last()
                     raise Interrupted
                 if state.step % SAVE_EVERY_STEPS == 0:
                     self._save_last()
+
+    def _all_agree_to_stop(self, stop: threading.Event) -> bool:
+        """Tell whether any process was asked to stop, so that all leave at the same step."""
+        if self.fabric.world_size == 1:
+            return stop.is_set()
+        asked = torch.tensor(float(stop.is_set()), device=self.fabric.device)
+        return self.fabric.all_reduce(asked, reduce_op="sum").item() > 0
 
     def _end_epoch(self, started: float) -> None:
         state, config = self.state, self.config
@@ -180,7 +187,7 @@ class _Run:
         steps = len(self.batches)
         record = {
             "epoch": state.epoch + 1,
-            "train_loss": state.loss_sum / steps,
+            "train_loss": self.fabric.all_reduce(torch.tensor(state.loss_sum / steps)).item(),
             "lr": learning_rate(config, (state.epoch + 1) * steps, config.epochs * steps),
             "dev_eer": metrics.eer,
             "dev_min_dcf": metrics.min_dcf,
@@ -216,8 +223,11 @@ class _Run:
             self.state.save(self.folder.last)
 
     def _gather(self, value: torch.Tensor) -> torch.Tensor:
-        gathered = self.fabric.all_gather(value.to(self.fabric.device))
-        return gathered.cpu().view(self.fabric.world_size, -1)
+        """Return the bytes of all processes, (processes, bytes), by a sum over one row each."""
+        rows = torch.zeros(self.fabric.world_size, len(value), dtype=torch.int32)
+        rows[self.fabric.global_rank] = value.int()
+        rows = self.fabric.all_reduce(rows.to(self.fabric.device), reduce_op="sum")
+        return rows.to("cpu", torch.uint8)
 
     def _restore_rng(self) -> None:
         rank, states = self.fabric.global_rank, self.state.rng
