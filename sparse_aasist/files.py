@@ -1,4 +1,4 @@
-"""Atomic file writing: a file appears under its final name complete, or not at all."""
+"""Atomic writing (a file appears complete under its final name, or not at all) and reading."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sparse_aasist.errors import SparseAasistError
 
 
 @contextmanager
@@ -49,6 +51,30 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` (UTF-8) to `path` atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_lines(
+    path: str | os.PathLike[str], what: str, error: type[SparseAasistError]
+) -> list[str]:
+    """Return the lines of the text file `path`, without blank ones at its end.
+
+    Args:
+        path: a UTF-8 text file.
+        what: what it should be, for the message.
+        error: class to raise.
+
+    Raises:
+        error: the file cannot be read, is not text, or is empty; names it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8").rstrip()
+    except UnicodeDecodeError as cause:
+        raise error(f"{path} is not a text file (byte {cause.start}); give a {what}") from cause
+    except OSError as cause:
+        raise error(f"cannot read {what} {path}: {cause.strerror}; check the path") from cause
+    if not text:
+        raise error(f"{path} is empty; a {what} has one line per trial")
+    return text.split("\n")
 
 
 def _umask() -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparse_aasist.errors import ProtocolError
-from sparse_aasist.files import write_text
+from sparse_aasist.files import read_lines, write_text
 
 BONAFIDE, SPOOF = 1, 0
 ABSENT = "-"
@@ -83,7 +83,7 @@ def read_protocol(path: str | os.PathLike[str]) -> list[Trial]:
 
     Source: ASVspoof5 README; asvspoof-challenge/asvspoof5: Baseline-AASIST/data_utils.py.
     """
-    lines = _read_lines(Path(path))
+    lines = read_lines(path, "protocol", ProtocolError)
     columns = _count_columns(path, lines[0])
     trials = []
     seen: set[str] = set()
@@ -182,23 +182,6 @@ def seen_attacks(data_dir: str | os.PathLike[str]) -> frozenset[str]:
     if not path.is_file():
         return frozenset()
     return frozenset(t.attack for t in read_protocol(path) if t.label == SPOOF) - {ABSENT}
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ProtocolError(
-            f"{path} is not a text file (byte {error.start}); give the protocol"
-        ) from error
-    except OSError as error:
-        raise ProtocolError(
-            f"cannot read protocol {path}: {error.strerror}; check the path"
-        ) from error
-    text = text.rstrip()
-    if not text:
-        raise ProtocolError(f"{path} is empty; a protocol has one line per trial")
-    return text.split("\n")
 
 
 def _count_columns(path: str | os.PathLike[str], first_line: str) -> int:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_aasist.data.protocol import Trial
 from sparse_aasist.errors import ScoreError
-from sparse_aasist.files import write_text
+from sparse_aasist.files import read_lines, write_text
 
 HEADER = ("filename", "cm-score")
 
@@ -67,7 +66,7 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, float]:
             without exactly two columns, a score that is no finite number, or a trial twice; names
             the file, the line and the trial.
     """
-    lines = _read_lines(Path(path))
+    lines = read_lines(path, "score file", ScoreError)
     if tuple(lines[0].split("\t")) != HEADER:
         raise ScoreError(
             f"{path}, line 1: the header filename<TAB>cm-score is missing, found {lines[0]!r}; add "
@@ -136,23 +135,6 @@ def _check_entry(where: str, name: str, score: float, seen: Mapping[str, float] 
             f"{where}: the score of trial {name} is {score}; find out why the model returned it "
             "and score again"
         )
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ScoreError(
-            f"{path} is not a text file (byte {error.start}); give a score file"
-        ) from error
-    except OSError as error:
-        raise ScoreError(
-            f"cannot read score file {path}: {error.strerror}; check the path"
-        ) from error
-    text = text.rstrip()
-    if not text:
-        raise ScoreError(f"{path} is empty; a score file has a header and one line per trial")
-    return text.split("\n")
 
 
 def _few(names: Sequence[str]) -> str:

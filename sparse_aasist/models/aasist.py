@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.errors import CheckpointError, SparseAasistError
+from sparse_aasist.models.checkpoint import read_model
 from sparse_aasist.models.config import AASISTConfig
 from sparse_aasist.models.encoder import POOL_STEP, build_encoder
 from sparse_aasist.models.front_end import SincFrontEnd
@@ -101,9 +102,16 @@ class AASIST(nn.Module):
         Raises:
             CheckpointError: the file is missing, unreadable, or of another shape; names it.
         """
-        from sparse_aasist.models.checkpoint import load_model
-
-        return load_model(path, conf)
+        config, state = read_model(path, conf)
+        model = cls(**config.to_dict())
+        try:
+            model.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{path}: the weights do not fit an AASIST model: {detail}"
+            ) from error
+        return model.eval()
 
     @property
     def min_samples(self) -> int:

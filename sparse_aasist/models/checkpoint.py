@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparse_aasist.errors import CheckpointError, SparseAasistError
 from sparse_aasist.files import atomic_path
-from sparse_aasist.models.aasist import AASIST
 from sparse_aasist.models.config import READOUT_BLOCKS, AASISTConfig
 
 MODEL_PREFIX = "model."
@@ -65,8 +64,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         ) from error
 
 
-def save_model(model: AASIST, path: str | os.PathLike[str], **metadata: Any) -> None:
-    """Write the weights and configuration of `model` to a .safetensors file, atomically.
+def save_model(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
+    """Write the weights and `config` of an AASIST to a .safetensors file, atomically.
 
     Raises:
         OSError: the file cannot be written; names it.
@@ -74,35 +73,31 @@ def save_model(model: AASIST, path: str | os.PathLike[str], **metadata: Any) -> 
     save_tensors(path, model_tensors(model), {"config": model.config.to_dict(), **metadata})
 
 
-def model_tensors(model: AASIST) -> dict[str, Tensor]:
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the state dict of `model` under the names used in our files."""
     return {MODEL_PREFIX + name: tensor for name, tensor in model.state_dict().items()}
 
 
-def load_model(path: str | os.PathLike[str], conf: str | os.PathLike[str] | None = None) -> AASIST:
-    """Load a model in evaluation mode; see `AASIST.from_checkpoint`."""
-    if Path(path).suffix == ".safetensors":
-        tensors, metadata = read_tensors(path)
-        if "config" not in metadata:
-            raise CheckpointError(f"{path}: holds no model configuration; train writes one")
-        config = _config(metadata["config"], path)
-        state = {
-            name.removeprefix(MODEL_PREFIX): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(MODEL_PREFIX)
-        }
-    else:
+def read_model(
+    path: str | os.PathLike[str], conf: str | os.PathLike[str] | None = None
+) -> tuple[AASISTConfig, dict[str, Tensor]]:
+    """Read the configuration and the state dict of a model; see `AASIST.from_checkpoint`."""
+    if Path(path).suffix != ".safetensors":
         state = _read_state_dict(path)
-        config = _config(infer_config(state, path) | _read_conf(conf), path)
-    model = AASIST(**config.to_dict())
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: the weights do not fit an AASIST model: {detail}"
-        ) from error
-    return model.eval()
+        return _config(infer_config(state, path) | _read_conf(conf), path), state
+    tensors, metadata = read_tensors(path)
+    if "config" not in metadata:
+        raise CheckpointError(f"{path}: holds no model configuration; train writes one")
+    return _config(metadata["config"], path), with_prefix(tensors, MODEL_PREFIX)
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def scoring_samples(path: str | os.PathLike[str]) -> int:

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from sparse_aasist.errors import CheckpointError
 from sparse_aasist.models import AASIST
-from sparse_aasist.models.checkpoint import MODEL_PREFIX, model_tensors, read_tensors, save_tensors
+from sparse_aasist.models.checkpoint import (
+    MODEL_PREFIX,
+    model_tensors,
+    read_tensors,
+    save_tensors,
+    with_prefix,
+)
 from sparse_aasist.training.config import TrainingConfig
 
 OPTIMIZER_PREFIX = "optimizer."
@@ -90,9 +96,9 @@ class TrainingState:
                 f"{path}: was trained with another {', '.join(changed)}; "
                 "resume with the same settings or choose another --output"
             )
-        self.model.load_state_dict(_strip(tensors, MODEL_PREFIX))
-        self._load_moments(_strip(tensors, OPTIMIZER_PREFIX))
-        self.rng = _strip(tensors, RNG_PREFIX)
+        self.model.load_state_dict(with_prefix(tensors, MODEL_PREFIX))
+        self._load_moments(with_prefix(tensors, OPTIMIZER_PREFIX))
+        self.rng = with_prefix(tensors, RNG_PREFIX)
         progress = metadata["training"]["progress"]
         self.epoch, self.step = progress["epoch"], progress["step"]
         self.loss_sum, self.history = progress["loss_sum"], progress["history"]
@@ -139,11 +145,3 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     Source: asvspoof-challenge/asvspoof5, Baseline-AASIST/utils.py (cosine per step).
     """
     return config.lr_min + (config.lr - config.lr_min) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
