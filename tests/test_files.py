@@ -33,3 +33,13 @@ def test_error_names_the_final_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write .*file/x.txt"):
         write_text(tmp_path / "file" / "x.txt", "text")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_full_disk_names_the_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "file.bin"
+    full = pytest.raises(OSError, match=rf"cannot write {path}: No space left on device")
+    with full, atomic_path(path) as partial, open("/dev/full", "wb", buffering=0) as device:
+        partial.write_bytes(b"half")
+        device.write(b"the rest")
+    assert list(tmp_path.iterdir()) == []

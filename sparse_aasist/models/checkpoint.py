@@ -6,6 +6,7 @@ Our files carry the model configuration in their metadata and the weights under 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -43,7 +44,7 @@ def save_tensors(
         try:
             save_file(plain, partial, metadata=text)
         except SafetensorError as error:  # how safetensors reports a failed write
-            raise OSError(None, str(error)) from error
+            raise OSError(errno.EIO, str(error)) from error
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
