@@ -61,7 +61,7 @@ def test_scores_are_logit_differences_in_protocol_order(run, corpus, tmp_path):
     scores = read_scores(tmp_path / "dev_scores.tsv")
     assert list(scores) == [trial.name for trial in split.trials]
     audio, _ = soundfile.read(split.audio_path(split.trials[3]), dtype="float32")
-    waveform = torch.from_numpy(np.resize(audio, 32_000)).unsqueeze(0)
+    waveform = torch.from_numpy(np.resize(audio, 16_000)).unsqueeze(0)
     with torch.no_grad():
         logits = model(waveform).logits[0]
     assert scores[split.trials[3].name] == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)

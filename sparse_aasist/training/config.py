@@ -77,15 +77,15 @@ class TrainingConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "asvspoof5": {},
-    # Two CPU cores, minutes: short crops buy many more steps, and a few hundred steps want a
-    # larger learning rate. The small corpus is near balanced, so the classes weigh the same.
+    # Two CPU cores, minutes: half-second crops buy eight times the steps, and 650 steps want a
+    # larger rate. The small corpus is near balanced, so the classes weigh the same. Chosen on dev.
     "demo": {
-        "epochs": 12,
+        "epochs": 18,
         "lr": 1e-3,
         "lr_min": 1e-5,
         "class_weights": (0.5, 0.5),
-        "train_samples": 16_000,
-        "eval_samples": 32_000,
+        "train_samples": 8_000,
+        "eval_samples": 16_000,
         "precision": "auto",
     },
 }
