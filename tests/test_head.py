@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -99,3 +101,24 @@ def test_model_embedding_has_k_values_in_both_modes():
         assert ((embedding != 0).sum(dim=1) <= 20).all()
         assert zero_fraction(embedding) >= 1 - 20 / 320
     torch.testing.assert_close(logits, model.out_layer(embedding))
+
+
+def test_training_step_is_the_same_on_kernels_and_on_the_reference(monkeypatch):
+    """Same seed, dropout on: the backend of TopK must not show in loss, gradients or weights."""
+    module = importlib.import_module("sparse_aasist.ops.topk_activation")
+    waveform = torch.randn(4, 4000, generator=torch.Generator().manual_seed(1))
+
+    def step() -> tuple[float, dict[str, torch.Tensor]]:
+        torch.manual_seed(0)
+        model = AASIST(dim=320, k=20).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        loss = torch.nn.functional.cross_entropy(model(waveform).logits, torch.tensor([0, 1, 1, 0]))
+        loss.backward()
+        optimizer.step()
+        return loss.item(), model.state_dict()
+
+    loss, weights = step()
+    monkeypatch.setattr(module, "use_kernel", lambda _op, _device: False)
+    reference_loss, reference_weights = step()
+    assert loss == reference_loss
+    assert all(torch.equal(weights[name], reference_weights[name]) for name in weights)

@@ -210,7 +210,7 @@ class _Run:
             self.console.print(
                 f"epoch {record['epoch']:>3}/{config.epochs}  loss {record['train_loss']:.4f}  "
                 f"dev EER {100 * metrics.eer:.2f} %  minDCF {metrics.min_dcf:.4f}  "
-                f"zeros {100 * zeros:.2f} %" + ("  best so far" if improved else "")
+                f"zeros {100 * zeros:.2f} %" + ("  best" if improved else "")
             )
         self._save_last()
 
