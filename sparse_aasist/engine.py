@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -28,15 +29,20 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
 
     Args:
         precision: "32-true", "bf16-mixed", or "auto": bf16 where the device multiplies it fast.
-        devices: how many; more than one trains data-parallel (DDP).
+        devices: how many; more than one trains data-parallel (DDP). Under torchrun its own
+            counts of processes and nodes hold.
 
     Raises:
-        SparseAasistError: fewer CUDA devices are here than asked for.
+        SparseAasistError: devices is not positive, or fewer CUDA devices are here.
     """
     on_gpu = torch.cuda.is_available()
-    if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices if _under_torchrun() else 1
+    if devices < 1:
+        raise SparseAasistError(f"devices must be at least 1, got {devices}")
+    if on_gpu and devices > torch.cuda.device_count():
         raise SparseAasistError(
-            f"devices is {devices} but {torch.cuda.device_count()} CUDA devices are here"
+            f"devices is {devices} but only {torch.cuda.device_count()} CUDA devices are here"
         )
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_fast_bf16()
@@ -48,11 +54,16 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
         # Only devices we test on; others run as a CPU does.
         accelerator="cuda" if on_gpu else "cpu",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
         **options,
     )
     fabric.launch()
     return fabric
+
+
+def _under_torchrun() -> bool:
+    return "LOCAL_WORLD_SIZE" in os.environ
 
 
 def precision_of(fabric: Fabric) -> str:

@@ -31,7 +31,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             prefix=".", suffix=f".partial{path.suffix}", dir=path.parent
         )
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+        raise _named(error, path) from error
     os.close(handle)
     partial = Path(name)
     try:
@@ -42,9 +42,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.chmod(0o666 & ~_umask())
         os.replace(partial, path)
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+        raise _named(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Create `folder` if need be and make sure that files can be written in it.
+
+    Raises:
+        SparseAasistError: it cannot be created or written; names it.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SparseAasistError(
+            f"{folder}: cannot create the output directory ({error.strerror})"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise SparseAasistError(f"{folder}: the output directory is not writable")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -75,6 +91,10 @@ def read_lines(
     if not text:
         raise error(f"{path} is empty; a {what} has one line per trial")
     return text.split("\n")
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    return type(error)(error.errno, f"cannot write {path}: {error.strerror or error}")
 
 
 def _umask() -> int:

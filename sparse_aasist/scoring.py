@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from sparse_aasist.data.dataset import ScoringTrials, collate
+from sparse_aasist.data.dataset import ScoringTrials, checked, collate
 from sparse_aasist.data.protocol import Split
 from sparse_aasist.errors import ScoreError
 from sparse_aasist.models import AASIST, Output
+from sparse_aasist.models.head import zero_fraction
 
 
 class Scores(NamedTuple):
@@ -77,10 +78,10 @@ def score_trials(
     was_training = model.training
     model.eval()
     try:
-        for batch in track(loader):
+        for batch in checked(track(loader)):
             with fabric.autocast():
                 output = model(batch.waveform)
-            zeros = (output.embedding == 0).float().mean(dim=1)
+            zeros = zero_fraction(output.embedding)
             gathered[batch.index] = torch.stack([score(output), zeros], dim=1)
     finally:
         model.train(was_training)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from sparse_aasist import AASIST
 from sparse_aasist.errors import CheckpointError
 from sparse_aasist.models import checkpoint
-from sparse_aasist.models.checkpoint import save_model, scoring_samples
+from sparse_aasist.models.checkpoint import infer_config, save_model, scoring_samples
 
 
 @pytest.fixture
@@ -51,6 +51,29 @@ def test_conf_supplies_what_tensors_cannot_tell(tmp_path):
     assert loaded.config == model.config
 
 
+def test_small_published_model_gets_its_pool_ratios():
+    filts = (70, (1, 32), (32, 32), (32, 24), (24, 24))
+    assert infer_config(AASIST(gat_dim=24, filts=filts).state_dict(), "L")["pool_ratios"] == (
+        0.4,
+        0.5,
+        0.7,
+        0.5,
+    )
+    assert "pool_ratios" not in infer_config(AASIST().state_dict(), "AASIST")
+
+
+def test_conf_beside_a_checkpoint_of_ours_is_refused(saved, tmp_path):
+    with pytest.raises(CheckpointError, match=r"a.conf: .* holds its own configuration"):
+        AASIST.from_checkpoint(saved[1], tmp_path / "a.conf")
+
+
+@pytest.mark.parametrize("config", [3, [1], {"pool_ratios": None}, {"dim": 7}])
+def test_bad_configuration_inside_is_named(tmp_path, config):
+    checkpoint.save_tensors(tmp_path / "odd.safetensors", {}, {"config": config})
+    with pytest.raises(CheckpointError, match=r"odd.safetensors: "):
+        AASIST.from_checkpoint(tmp_path / "odd.safetensors")
+
+
 def test_missing_file_is_named(tmp_path):
     for name in ("absent.pth", "absent.safetensors"):
         with pytest.raises(CheckpointError, match=f"{name}: no such checkpoint file"):
@@ -77,6 +100,21 @@ def test_state_dict_of_another_shape_is_named(tmp_path):
         AASIST.from_checkpoint(tmp_path / "other.pth")
 
 
+def test_our_checkpoint_of_another_shape_is_named(saved, tmp_path):
+    tensors, metadata = checkpoint.read_tensors(saved[1])
+    tensors["model.out_layer.weight"] = torch.zeros(2, 5)
+    checkpoint.save_tensors(tmp_path / "other.safetensors", tensors, metadata)
+    with pytest.raises(CheckpointError, match=r"other.safetensors: the weights do not fit"):
+        AASIST.from_checkpoint(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", bytes(range(256)) * 4])
+def test_foreign_bytes_are_named(tmp_path, content):
+    (tmp_path / "foreign.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"foreign.pth: not a readable PyTorch state dict"):
+        AASIST.from_checkpoint(tmp_path / "foreign.pth")
+
+
 def test_state_dict_of_another_model_is_named(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
     with pytest.raises(CheckpointError, match=r"linear.pth: not an AASIST state dict"):
@@ -101,7 +139,18 @@ def test_pickled_code_is_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("text", ["not json", "{}", '{"model_config": {"gat_dims": 3}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json",
+        "{}",
+        '{"model_config": []}',
+        '{"model_config": {"gat_dims": 3}}',
+        '{"model_config": {"filts": 70}}',
+        '{"model_config": {"pool_ratios": 3}}',
+        '{"model_config": {"temperatures": null}}',
+    ],
+)
 def test_bad_conf_is_named(saved, tmp_path, text):
     torch.save(AASIST().state_dict(), tmp_path / "a.pth")
     (tmp_path / "bad.conf").write_text(text)

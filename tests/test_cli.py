@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +90,6 @@ def test_withheld_labels_are_scored_without_metrics(run, corpus, tmp_path, capsy
         (["--dim", "20", "--k", "21"], "k must be between 1 and dim = 20"),
         (["--data", "absent"], "absent"),
         (["--resume", "--output", "absent-run"], "nothing to resume"),
-        (["--devices", "0"], "devices is 0"),
     ],
 )
 def test_user_errors_exit_with_2_and_one_sentence(corpus, tmp_path, capsys, arguments, message):
@@ -98,15 +99,80 @@ def test_user_errors_exit_with_2_and_one_sentence(corpus, tmp_path, capsys, argu
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_truncated_trial_is_named_and_no_result_is_left(run, corpus, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--devices", "0"],
+        ["train", "--workers", "-1"],
+        ["train", "--batch-size", "1"],
+        ["train", "--epochs", "many"],
+        ["evaluate", "x.safetensors", "--batch-size", "0"],
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert arguments[-2] in error and f"got {arguments[-1]}" in error
+
+
+def test_interrupted_training_exits_with_130_and_says_how_to_go_on(
+    corpus, tmp_path, capsys, monkeypatch
+):
+    from sparse_aasist.training import loop
+
+    def interrupted(*_arguments, **_options):
+        raise loop.Interrupted
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    assert main(["train", "--data", str(corpus), "--output", str(tmp_path / "run")]) == 130
+    assert "continue with the same command and --resume" in capsys.readouterr().out
+
+
+def test_full_disk_in_training_names_the_checkpoint(corpus, tmp_path, capsys, monkeypatch):
+    from sparse_aasist.models import checkpoint
+
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    folder = tmp_path / "run"
+    command = ["train", "--k", "4", "--dim", "20", "--data", str(corpus), "--output", str(folder)]
+    assert main([*command, *SHORT]) == 2
+    error = capsys.readouterr().err
+    assert "last.safetensors" in error and "No space left on device" in error
+    assert not list(folder.glob("*.safetensors")) and not list(folder.glob(".*"))
+
+
+def test_published_weights_are_evaluated_with_their_conf(corpus, tmp_path, capsys):
+    model = AASIST(dim=20, first_conv=64)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    block = {"model_config": {"first_conv": 64, "gat_dims": [64, 4]}}
+    (tmp_path / "model.conf").write_text(json.dumps(block))
+    command = ["evaluate", str(tmp_path / "model.pth"), "--data", str(corpus), "--split", "dev"]
+    assert main([*command, "--conf", str(tmp_path / "model.conf")]) == 0
+    assert len(read_scores(tmp_path / "dev_scores.tsv")) == 8
+
+
+def test_unwritable_output_is_named_before_scoring(run, corpus, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert evaluate(run, corpus, "--output", str(tmp_path / "file" / "out")) == 2
+    captured = capsys.readouterr()
+    assert "cannot create the output directory" in captured.err and "scoring" not in captured.out
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_truncated_trial_is_named_and_no_result_is_left(run, corpus, tmp_path, capsys, workers):
     import shutil
 
     copy = shutil.copytree(corpus, tmp_path / "corpus")
     victim = sorted((copy / "flac_E_eval").iterdir())[2]
     victim.write_bytes(victim.read_bytes()[:300])
-    assert evaluate(run, copy, "--output", str(tmp_path / "out")) == 2
-    assert victim.name in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert evaluate(run, copy, "--output", str(tmp_path / "out"), "--workers", workers) == 2
+    error = capsys.readouterr().err
+    assert victim.name in error and error.startswith("error: ") and error.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_info_names_versions_and_backends(capsys):

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,18 +67,21 @@ def interrupt_after(monkeypatch, loads: int) -> None:
     monkeypatch.setattr(TrainingTrials, "__getitem__", load)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("loads", [5, 22])  # inside the first and the second epoch
 def test_interrupted_in_mid_epoch_and_resumed_gives_the_same_run(
-    corpus, finished, tmp_path, monkeypatch, loads
+    corpus, tmp_path, monkeypatch, loads, precision
 ):
-    folder = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, precision=precision)
+    finished, folder = tmp_path / "whole", tmp_path / "run"
+    quiet(config, corpus, finished)
     with monkeypatch.context() as patch:
         interrupt_after(patch, loads)
         with pytest.raises(Interrupted):
-            quiet(CONFIG, corpus, folder)
+            quiet(config, corpus, folder)
     progress = read_tensors(folder / "last.safetensors")[1]["training"]["progress"]
     assert progress["step"] > 0, "the interruption must fall inside an epoch"
-    quiet(CONFIG, corpus, folder, resume=True)
+    quiet(config, corpus, folder, resume=True)
     for name in ("last", "best"):
         expected, resumed = tensors(finished, name), tensors(folder, name)
         assert expected.keys() == resumed.keys()
@@ -114,10 +118,52 @@ def test_killed_between_saves_resumes_to_the_same_weights(corpus, finished, tmp_
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
-def test_resuming_a_finished_run_changes_nothing(corpus, finished):
-    before = tensors(finished)
-    quiet(CONFIG, corpus, finished, resume=True)
-    assert all(torch.equal(before[key], value) for key, value in tensors(finished).items())
+def test_asked_to_stop_while_dev_is_scored_stops_before_the_next_epoch(
+    corpus, finished, tmp_path, monkeypatch
+):
+    folder, original = tmp_path / "run", loop.score_trials
+
+    def score(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score_trials", score)
+        with pytest.raises(Interrupted):
+            quiet(CONFIG, corpus, folder)
+    assert len(without_time(folder)) == 1
+    quiet(CONFIG, corpus, folder, resume=True)
+    expected, resumed = tensors(finished), tensors(folder)
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+
+
+def test_a_run_that_failed_before_its_first_save_can_be_started_again(
+    corpus, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.F, "cross_entropy", lambda logits, *_a, **_k: logits.sum() * math.nan)
+        with pytest.raises(SparseAasistError, match="loss is nan"):
+            quiet(CONFIG, corpus, folder)
+    quiet(dataclasses.replace(CONFIG, epochs=1), corpus, folder)
+
+
+def test_resume_on_other_trials_is_refused(corpus, finished, tmp_path):
+    other = shutil.copytree(corpus, tmp_path / "corpus")
+    protocol = other / "ASVspoof5.train.tsv"
+    protocol.write_text("".join(protocol.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(CheckpointError, match=r"last.safetensors: was trained on other trials"):
+        quiet(CONFIG, other, finished, resume=True)
+
+
+@pytest.mark.needs_cuda
+def test_resume_on_a_gpu_keeps_the_moments_there(corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 22)
+        with pytest.raises(Interrupted):
+            quiet(CONFIG, corpus, tmp_path / "run")
+    quiet(CONFIG, corpus, tmp_path / "run", resume=True)
+    assert len(without_time(tmp_path / "run")) == CONFIG.epochs
 
 
 def test_run_folder_tells_what_was_done(finished):
@@ -151,8 +197,6 @@ def test_it_learns_a_separable_corpus(corpus, tmp_path):
 
 
 def test_eval_split_is_never_opened(corpus, tmp_path):
-    import shutil
-
     copy = shutil.copytree(corpus, tmp_path / "corpus")
     shutil.rmtree(copy / "flac_E_eval")
     (copy / "ASVspoof5.eval.track_1.tsv").unlink()
@@ -180,6 +224,31 @@ def test_resume_needs_a_run_and_a_run_needs_resume(corpus, finished, tmp_path):
 def test_best_checkpoint_cannot_be_resumed(corpus, finished):
     with pytest.raises(CheckpointError, match="holds no training state"):
         TrainingState.fresh(CONFIG).load(finished / "best.safetensors")
+
+
+@pytest.mark.parametrize("name", ["train_samples", "eval_samples"])
+def test_crops_too_short_for_the_model_are_refused_before_training(corpus, tmp_path, name):
+    short = dataclasses.replace(CONFIG, **{name: 500})
+    with pytest.raises(SparseAasistError, match=f"{name} must be at least 22"):
+        quiet(short, corpus, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [("-", "has no label"), ("bonafide", "both classes")]
+)
+def test_dev_without_both_labels_is_refused_before_training(corpus, tmp_path, label, message):
+    copy = shutil.copytree(corpus, tmp_path / "corpus")
+    protocol = copy / "ASVspoof5.dev.track_1.tsv"
+    rows = [line.split() for line in protocol.read_text().splitlines()]
+    protocol.write_text("".join(f"- {row[1]} - - - - - {label} {label} -\n" for row in rows))
+    with pytest.raises(SparseAasistError, match=message):
+        quiet(CONFIG, copy, tmp_path / "run")
+
+
+def test_unwritable_output_is_named(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_a: False)
+    with pytest.raises(SparseAasistError, match="run: the output directory is not writable"):
+        quiet(CONFIG, corpus, tmp_path / "run")
 
 
 def test_output_that_cannot_be_made_is_named(corpus, tmp_path):
@@ -221,7 +290,9 @@ def test_defaults_are_the_official_recipe():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"lr": 1e-6}, "lr_min must lie between 0 and lr"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, "seed must lie between 0"),
+        ({"seed": 2**70}, "seed must lie between 0"),
+        ({"class_weights": (0.1, 0.2, 0.7)}, "class_weights must be two positive"),
         ({"precision": "16-mixed"}, "precision must be one of"),
     ],
 )
@@ -232,22 +303,22 @@ def test_bad_settings_are_named(options, message):
 
 @pytest.mark.slow
 def test_two_processes_share_the_batch_and_resume_their_own_generators(corpus, tmp_path):
-    folder = tmp_path / "run"
+    """Two processes that stop in the second epoch continue to the weights of a whole run."""
+    script = Path(__file__).with_name("two_processes.py")
 
-    def run(*more: str) -> None:
-        script = Path(__file__).parents[1] / "scripts" / "train.py"
-        options = ["--data", corpus, "--k", "4", "--dim", "20", "--batch-size", "4"]
-        options += ["--preset", "demo", "--precision", "32-true", "--epochs", "1", "--devices", "2"]
+    def run(folder: str, *more: str) -> None:
         subprocess.run(
-            [sys.executable, script, *options, "--output", folder, *more],
+            [sys.executable, script, corpus, tmp_path / folder, *more],
             check=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
         )
 
-    run()
-    first, second = tensors(folder)["rng.cpu"]
+    run("whole")
+    run("parts", "--stop-at", "6")
+    first, second = tensors(tmp_path / "parts")["rng.cpu"]
     assert not torch.equal(first, second), "the processes must not drop out the same units"
-    before = tensors(folder)
-    run("--resume")
-    assert all(torch.equal(before[key], value) for key, value in tensors(folder).items())
+    run("parts", "--resume")
+    expected, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+    assert without_time(tmp_path / "whole") == without_time(tmp_path / "parts")

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from sparse_aasist.cli.arguments import integer_from
+
 HELP = "score the dev or eval split with a checkpoint and report the official metrics"
 
 
@@ -13,11 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
     add("checkpoint", type=Path, help="best.safetensors of a run, or a published .pth")
+    add("--conf", type=Path, metavar="FILE", help="upstream's .conf beside a published .pth")
     add("--data", type=Path, metavar="DIR", help="default: the small real corpus, built if absent")
     add("--split", choices=("dev", "eval"), default="eval", help="which trials (eval)")
     add("--output", type=Path, metavar="DIR", help="default: the folder of the checkpoint")
-    add("--batch-size", type=int, default=24, help="trials per forward pass (24)")
-    add("--workers", type=int, default=0, help="loader processes (0)")
+    add("--batch-size", type=integer_from(1), default=24, help="trials per forward pass (24)")
+    add("--workers", type=integer_from(0), default=0, help="loader processes (0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sparse_aasist.data.protocol import open_split
     from sparse_aasist.engine import make_fabric
     from sparse_aasist.evaluation.scores import write_scores
+    from sparse_aasist.files import check_writable
     from sparse_aasist.models import AASIST
     from sparse_aasist.models.checkpoint import scoring_samples
     from sparse_aasist.runtime import tune_process
@@ -36,11 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     tune_process()
     console = Console()
-    model = AASIST.from_checkpoint(arguments.checkpoint)
+    model = AASIST.from_checkpoint(arguments.checkpoint, arguments.conf)
     data = corpus_or(arguments.data, console)
     split = open_split(data, arguments.split)
     fabric = make_fabric()
-    batches = -(-len(split.trials) // arguments.batch_size)
+    folder = arguments.output or arguments.checkpoint.parent
+    check_writable(folder)
     result = score_trials(
         fabric,
         fabric.to_device(model),
@@ -48,14 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
         scoring_samples(arguments.checkpoint),
         batch_size=arguments.batch_size,
         workers=arguments.workers,
-        track=lambda loader: track(
-            loader, f"scoring {arguments.split}", total=batches, console=console
-        ),
+        track=lambda loader: track(loader, f"scoring {arguments.split}", console=console),
     )
-    folder = arguments.output or arguments.checkpoint.parent
     score_file = folder / f"{arguments.split}_scores.tsv"
     write_scores(score_file, [trial.name for trial in split.trials], result.scores)
-    console.print(f"scores: {score_file}  ({len(split.trials)} trials)")
+    console.print(
+        f"scores: {score_file} ({len(split.trials)} trials)", soft_wrap=True, markup=False
+    )
     if any(trial.label is None for trial in split.trials):
         console.print("the protocol withholds labels, so there are no metrics to report")
         return 0
@@ -75,4 +79,5 @@ def _report(name, trials, result, data, folder, console) -> None:
     record = {"split": name, "zero_fraction": result.zero_fraction, **evaluation.to_dict()}
     write_text(folder / f"{name}_metrics.json", json.dumps(record, indent=2) + "\n")
     plot(evaluation, folder / f"{name}.png")
-    console.print(f"metrics: {folder / f'{name}_metrics.json'}  figure: {folder / f'{name}.png'}")
+    for what, file in (("metrics", f"{name}_metrics.json"), ("figure", f"{name}.png")):
+        console.print(f"{what}: {folder / file}", soft_wrap=True, markup=False)

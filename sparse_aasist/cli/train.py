@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
+
+from sparse_aasist.cli.arguments import integer_from
 
 HELP = "train a detector on a directory in ASVspoof5 layout"
 
 MODEL_OPTIONS = ("dim", "k", "sigmoid", "topk_by", "topk_order")
-RECIPE_OPTIONS = ("epochs", "batch_size", "lr", "seed", "precision")
+RECIPE_OPTIONS = ("epochs", "batch_size", "lr", "lr_min", "seed", "precision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, metavar="DIR", help="run folder (runs/k20_dim320_seed1234)")
     add("--preset", choices=("asvspoof5", "demo"), default="asvspoof5", help="recipe (asvspoof5)")
     add("--resume", action="store_true", help="continue the run in --output")
-    add("--seed", type=int, help="of weights, order, crops and dropout (1234)")
-    add("--epochs", type=int)
-    add("--batch-size", type=int, help="over all devices")
+    add("--seed", type=integer_from(0), help="of weights, order, crops and dropout (1234)")
+    add("--epochs", type=integer_from(1))
+    add("--batch-size", type=integer_from(2), help="over all devices")
     add("--lr", type=float, help="learning rate of the first step")
+    add("--lr-min", type=float, help="learning rate of the last step")
     add("--precision", choices=("32-true", "bf16-mixed", "auto"))
-    add("--devices", type=int, default=1, help="number of GPUs (1)")
-    add("--workers", type=int, help="loader processes per device")
+    add("--devices", type=integer_from(1), default=1, help="number of GPUs (1)")
+    add("--workers", type=integer_from(0), help="loader processes per device")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     from sparse_aasist.training.loop import Interrupted, train
 
     tune_process()
-    console = Console()
+    # Of several processes only the first one speaks.
+    console = Console(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
     model = AASISTConfig(**{name: getattr(arguments, name) for name in MODEL_OPTIONS})
     config = TrainingConfig(model=model, **PRESETS[arguments.preset])
     given = {name: getattr(arguments, name) for name in RECIPE_OPTIONS}
@@ -66,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             console=console,
         )
     except Interrupted:
-        console.print(f"interrupted; continue with --resume --output {output}")
+        console.print("interrupted and saved; continue with the same command and --resume")
         return 130
-    console.print(f"best checkpoint: {best}")
+    console.print(f"best checkpoint: {best}", soft_wrap=True, markup=False)
     return 0

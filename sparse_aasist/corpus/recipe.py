@@ -1,8 +1,9 @@
 """What goes where: speakers, attacks and voices of the three partitions.
 
 Kinds are spread so that eval's unseen attacks (phase reconstruction, a neural synthesizer, a phase
-vocoder) have no near relative in train; speakers, sentences and voices are disjoint. Every partition
-has game dialogue, studio prompts and volunteers, so that no kind of recording is new in eval.
+vocoder) have no near relative in train; speakers, sentences and voices are disjoint. Every
+partition has game dialogue, studio prompts and volunteers, so that eval brings no new kind of
+recording.
 """
 
 from __future__ import annotations

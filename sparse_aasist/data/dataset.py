@@ -7,17 +7,18 @@ asvspoof-challenge/asvspoof5, Baseline-AASIST/data_utils.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sparse_aasist.data.audio import first_crop, random_crop, read_trial_audio
 from sparse_aasist.data.protocol import Split
-from sparse_aasist.errors import ProtocolError, SparseAasistError
+from sparse_aasist.errors import AudioError, ProtocolError, SparseAasistError
 
 
 class Batch(NamedTuple):
@@ -32,6 +33,11 @@ class Batch(NamedTuple):
     waveform: Tensor
     label: Tensor
     index: Tensor
+
+
+Waveform = NDArray[np.float32]
+Item = tuple[Tensor, int, int] | AudioError
+"""Crop, label and index of a trial, or why its audio cannot be used."""
 
 
 class TrainingTrials(Dataset):
@@ -54,12 +60,10 @@ class TrainingTrials(Dataset):
     def __len__(self) -> int:
         return len(self.split.trials)
 
-    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, int, int]:
+    def __getitem__(self, address: tuple[int, int]) -> Item:
         epoch, index = address
-        trial = self.split.trials[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        crop = random_crop(read_trial_audio(self.split.audio_path(trial)), self.samples, rng)
-        return torch.from_numpy(crop), int(trial.label), index
+        return _load(self.split, index, lambda audio: random_crop(audio, self.samples, rng))
 
 
 class ScoringTrials(Dataset):
@@ -71,10 +75,8 @@ class ScoringTrials(Dataset):
     def __len__(self) -> int:
         return len(self.split.trials)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        trial = self.split.trials[index]
-        crop = first_crop(read_trial_audio(self.split.audio_path(trial)), self.samples)
-        return torch.from_numpy(crop), -1 if trial.label is None else trial.label, index
+    def __getitem__(self, index: int) -> Item:
+        return _load(self.split, index, lambda audio: first_crop(audio, self.samples))
 
 
 class EpochBatches(Sampler):
@@ -123,7 +125,32 @@ class EpochBatches(Sampler):
             yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
 
 
-def collate(items: list[tuple[Tensor, int, int]]) -> Batch:
-    """Stack single trials into a `Batch`."""
+def _load(split: Split, index: int, crop: Callable[[Waveform], Waveform]) -> Item:
+    trial = split.trials[index]
+    try:
+        waveform = crop(read_trial_audio(split.audio_path(trial)))
+    except AudioError as error:
+        # An exception that leaves a loader process comes back with a traceback for its message.
+        return error
+    return torch.from_numpy(waveform), -1 if trial.label is None else trial.label, index
+
+
+def collate(items: list[Item]) -> Batch | AudioError:
+    """Stack single trials into a `Batch`, or hand on the first error; see `checked`."""
+    for item in items:
+        if isinstance(item, AudioError):
+            return item
     waveforms, labels, indices = zip(*items, strict=True)
     return Batch(torch.stack(waveforms), torch.tensor(labels), torch.tensor(indices))
+
+
+def checked(batches: Iterable[Batch | AudioError]) -> Iterator[Batch]:
+    """Yield the batches of a loader that uses `collate`.
+
+    Raises:
+        AudioError: a file cannot be used; names it.
+    """
+    for batch in batches:
+        if isinstance(batch, AudioError):
+            raise batch
+        yield batch

@@ -6,6 +6,7 @@ form is that of the challenge phase, which the official baselines parse.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -164,12 +165,20 @@ def open_split(data_dir: str | os.PathLike[str], split: str) -> Split:
             f"data directory {data_dir} does not exist; give the folder that holds "
             f"{SPLITS[split][1]}"
         )
-    folder, protocol = SPLITS[split]
+    folder = SPLITS[split][0]
     folders = (folder, "flac_E") if split == "eval" else (folder,)
-    protocols = (protocol, f"ASVspoof5.{split}.metainfor.txt")
-    protocol_path = _first([data_dir / name for name in protocols], Path.is_file)
+    protocol_path = _first([data_dir / name for name in _protocol_names(split)], Path.is_file)
     audio_dir = _first([data_dir / name for name in folders], Path.is_dir)
     return Split(split, tuple(read_protocol(protocol_path)), audio_dir)
+
+
+def trials_digest(*splits: Split) -> str:
+    """Return a sha256 over the trials of `splits`, in order: equal counts prove nothing."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for trial in split.trials:
+            digest.update(repr((split.name, trial)).encode())
+    return digest.hexdigest()
 
 
 def seen_attacks(data_dir: str | os.PathLike[str]) -> frozenset[str]:
@@ -178,10 +187,15 @@ def seen_attacks(data_dir: str | os.PathLike[str]) -> frozenset[str]:
     Raises:
         ProtocolError: the train protocol is there but cannot be read.
     """
-    path = Path(data_dir) / SPLITS["train"][1]
-    if not path.is_file():
+    candidates = [Path(data_dir) / name for name in _protocol_names("train")]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
         return frozenset()
     return frozenset(t.attack for t in read_protocol(path) if t.label == SPOOF) - {ABSENT}
+
+
+def _protocol_names(split: str) -> tuple[str, str]:
+    return SPLITS[split][1], f"ASVspoof5.{split}.metainfor.txt"
 
 
 def _count_columns(path: str | os.PathLike[str], first_line: str) -> int:

@@ -177,9 +177,9 @@ class AASIST(nn.Module):
         return out_t + more_t, out_s + more_s, master + more_master
 
     def _check(self, waveform: Tensor) -> None:
-        if waveform.ndim != 2 or not waveform.is_floating_point():
+        if waveform.ndim != 2 or waveform.dtype != self.pos_S.dtype:
             raise SparseAasistError(
-                "waveform must be a floating-point tensor of shape (batch, samples), "
+                f"waveform must be a {self.pos_S.dtype} tensor of shape (batch, samples), "
                 f"got {waveform.dtype} {tuple(waveform.shape)}"
             )
         if waveform.shape[1] < self.min_samples:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from sparse_aasist.models.config import READOUT_BLOCKS, AASISTConfig
 MODEL_PREFIX = "model."
 PUBLISHED_SAMPLES = 64_600
 """Samples that upstream scores per utterance (4.04 s)."""
+AASIST_L = {"gat_dim": 24, "channels": 24, "pool_ratios": (0.4, 0.5, 0.7, 0.5)}
+"""What tells the small published model by its shapes, and the ratios that its .conf gives."""
 UPSTREAM_KEYS = ("first_conv", "filts", "pool_ratios", "temperatures")
 
 
@@ -53,16 +55,25 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         CheckpointError: the file is missing, truncated or not ours; names it.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable .safetensors checkpoint, it may be truncated ({error})"
         ) from error
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
 
 
 def save_model(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
@@ -85,7 +96,9 @@ def read_model(
     """Read the configuration and the state dict of a model; see `AASIST.from_checkpoint`."""
     if Path(path).suffix != ".safetensors":
         state = _read_state_dict(path)
-        return _config(infer_config(state, path) | _read_conf(conf), path), state
+        return _config(infer_config(state, path) | _read_conf(conf), conf or path), state
+    if conf is not None:
+        raise CheckpointError(f"{conf}: {path} holds its own configuration; leave the .conf out")
     tensors, metadata = read_tensors(path)
     if "config" not in metadata:
         raise CheckpointError(f"{path}: holds no model configuration; train writes one")
@@ -109,8 +122,8 @@ def scoring_samples(path: str | os.PathLike[str]) -> int:
     """
     if Path(path).suffix != ".safetensors":
         return PUBLISHED_SAMPLES
-    _, metadata = read_tensors(path)
-    return metadata.get("scoring", {}).get("samples", PUBLISHED_SAMPLES)
+    with _opened(path) as file:
+        return _metadata(file).get("scoring", {}).get("samples", PUBLISHED_SAMPLES)
 
 
 def infer_config(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -127,11 +140,14 @@ def infer_config(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> d
         filts: list[Any] = [AASISTConfig.filts[0], *([shape[1], shape[0]] for shape in convs)]
         if state["pos_S"].shape[1] != filts[0] // 3:
             filts[0] = state["pos_S"].shape[1] * 3
-        return {
+        values = {
             "dim": state["out_layer.weight"].shape[1],
             "gat_dim": state["GAT_layer_S.att_proj.weight"].shape[0],
             "filts": filts,
         }
+        if values["gat_dim"] == AASIST_L["gat_dim"] and filts[-1][-1] == AASIST_L["channels"]:
+            values["pool_ratios"] = AASIST_L["pool_ratios"]
+        return values
     except (KeyError, IndexError) as error:
         raise CheckpointError(
             f"{path}: not an AASIST state dict (tensor {error} is missing or misshapen)"
@@ -143,7 +159,7 @@ def _read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # foreign bytes make the unpickler raise almost anything
         raise CheckpointError(
             f"{path}: not a readable PyTorch state dict, it may be truncated"
         ) from error
@@ -158,13 +174,17 @@ def _read_conf(conf: str | os.PathLike[str] | None) -> dict[str, Any]:
         return {}
     try:
         block = json.loads(Path(conf).read_text(encoding="utf-8"))["model_config"]
+        if not isinstance(block, dict):
+            raise TypeError
         values = {key: block[key] for key in UPSTREAM_KEYS if key in block}
         if "gat_dims" in block:
             gat_dim, htrg_dim = block["gat_dims"]
             values |= {"gat_dim": gat_dim, "dim": READOUT_BLOCKS * htrg_dim}
         return values
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{conf}: no such configuration file") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{conf}: cannot read the configuration ({error.strerror})"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{conf}: not an AASIST .conf file (JSON with a model_config block)"
@@ -174,5 +194,6 @@ def _read_conf(conf: str | os.PathLike[str] | None) -> dict[str, Any]:
 def _config(values: dict[str, Any], path: str | os.PathLike[str]) -> AASISTConfig:
     try:
         return AASISTConfig.from_dict(values)
-    except SparseAasistError as error:
+    # TypeError and ValueError: values of another kind than the keys are meant for.
+    except (SparseAasistError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error

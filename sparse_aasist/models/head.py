@@ -62,6 +62,6 @@ class SparseEmbedding(nn.Module):
         return topk_activation(activation, self.k, by=self.by)
 
 
-def zero_fraction(embedding: Tensor) -> float:
-    """Return the measured share of exact zeros in an embedding (..., D), in 0..1."""
-    return (embedding == 0).double().mean().item()
+def zero_fraction(embedding: Tensor) -> Tensor:
+    """Return the measured share of exact zeros of each embedding: (..., D) -> (...), in 0..1."""
+    return (embedding == 0).float().mean(dim=-1)

@@ -58,8 +58,12 @@ class TrainingConfig:
             raise SparseAasistError(
                 f"lr_min must lie between 0 and lr = {self.lr}, got {self.lr_min}"
             )
-        if self.seed < 0:
-            raise SparseAasistError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise SparseAasistError(f"seed must lie between 0 and 2^63 - 1, got {self.seed}")
+        if len(self.class_weights) != 2 or min(self.class_weights) <= 0:
+            raise SparseAasistError(
+                f"class_weights must be two positive numbers, got {self.class_weights}"
+            )
         if self.precision not in PRECISIONS:
             raise SparseAasistError(
                 f"precision must be one of {PRECISIONS}, got {self.precision!r}"

@@ -20,15 +20,16 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from sparse_aasist.data.dataset import EpochBatches, TrainingTrials, collate
-from sparse_aasist.data.protocol import Split, open_split
+from sparse_aasist.data.dataset import EpochBatches, TrainingTrials, checked, collate
+from sparse_aasist.data.protocol import Split, open_split, trials_digest
 from sparse_aasist.engine import make_fabric, precision_of
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.evaluation.metrics import compute_metrics
+from sparse_aasist.models import AASIST
 from sparse_aasist.models.checkpoint import save_model
 from sparse_aasist.scoring import score_trials
 from sparse_aasist.training.config import TrainingConfig
-from sparse_aasist.training.progress import epoch_progress
+from sparse_aasist.training.progress import epoch_progress, scoring_progress
 from sparse_aasist.training.run_folder import RunFolder
 from sparse_aasist.training.state import TrainingState, learning_rate
 
@@ -74,10 +75,10 @@ def train(
     train_split, dev_split = open_split(data_dir, "train"), open_split(data_dir, "dev")
     fabric = make_fabric(config.precision, devices)
     state = TrainingState.fresh(config)
-    if resume:
-        state.load(folder.last)
+    state.data = trials_digest(train_split, dev_split)
     run = _Run(config, fabric, state, folder, console, _default_workers(fabric, workers))
     run.prepare(train_split, dev_split)
+    run.start(resume)
     if fabric.is_global_zero and not resume:
         folder.write_config(config, data_dir, fabric)
     with _stop_on_signal() as stop:
@@ -101,8 +102,9 @@ class _Run:
         self.folder, self.console, self.workers = folder, console, workers
 
     def prepare(self, train_split: Split, dev_split: Split) -> None:
-        """Put model, optimizer and data in place, and the random generators where they were."""
+        """Put model, optimizer and data in place."""
         fabric, config, state = self.fabric, self.config, self.state
+        _check_lengths(config, state.model)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         if precision_of(fabric) == "bf16-mixed":
             # oneDNN and cuDNN convolve bf16 in this layout without copies.
@@ -128,17 +130,26 @@ class _Run:
             use_distributed_sampler=False,
         )
         self.class_weights = torch.tensor(config.class_weights, device=fabric.device)
-        if state.rng:
+
+    def start(self, resume: bool) -> None:
+        """Set the random generators for a fresh run, or the whole state to where it was."""
+        if resume:
+            # Now that the weights are on their device: the optimizer's moments follow them there.
+            self.state.load(self.folder.last)
             self._restore_rng()
         else:
-            torch.manual_seed(config.seed + fabric.global_rank)
+            torch.manual_seed(self.config.seed + self.fabric.global_rank)
 
     def all_epochs(self, stop: threading.Event) -> None:
         """Run the epochs that are left."""
         while self.state.epoch < self.config.epochs:
             started = time.monotonic()
             self._train_epoch(stop)
+            # Scoring dev can take long: a run that is killed meanwhile continues with it.
+            self._save_last()
             self._end_epoch(started)
+            if self.state.epoch < self.config.epochs and self._all_agree_to_stop(stop):
+                raise Interrupted
 
     def _train_epoch(self, stop: threading.Event) -> None:
         state, steps = self.state, len(self.batches)
@@ -146,18 +157,20 @@ class _Run:
         self.batches.seek(state.epoch, state.step)
         self.model.train()
         with epoch_progress(self.console, state, steps, self.fabric.is_global_zero) as show:
-            for batch in self.loader:
+            for batch in checked(self.loader):
                 rate = learning_rate(self.config, state.epoch * steps + state.step, total)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 loss = F.cross_entropy(
                     self.model(batch.waveform).logits, batch.label, weight=self.class_weights
                 )
-                self._check_loss(loss, batch.index)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise self._diverged(value, batch.index)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.fabric.backward(loss)
                 self.optimizer.step()
-                state.loss_sum += loss.item()
+                state.loss_sum += value
                 state.step += 1
                 show(state.loss_sum / state.step)
                 if self._all_agree_to_stop(stop):
@@ -175,6 +188,7 @@ class _Run:
 
     def _end_epoch(self, started: float) -> None:
         state, config = self.state, self.config
+        self._share_buffers()
         scores, zeros = score_trials(
             self.fabric,
             state.model,
@@ -182,12 +196,13 @@ class _Run:
             config.eval_samples,
             batch_size=config.batch_size,
             workers=self.workers,
+            track=scoring_progress(self.console, self.fabric.is_global_zero),
         )
         metrics = compute_metrics(scores, self.dev_labels)
         steps = len(self.batches)
         record = {
             "epoch": state.epoch + 1,
-            "train_loss": self.fabric.all_reduce(torch.tensor(state.loss_sum / steps)).item(),
+            "train_loss": state.loss_sum / steps,
             "lr": learning_rate(config, (state.epoch + 1) * steps, config.epochs * steps),
             "dev_eer": metrics.eer,
             "dev_min_dcf": metrics.min_dcf,
@@ -219,8 +234,19 @@ class _Run:
         if self.fabric.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         self.state.rng = {name: self._gather(value) for name, value in states.items()}
+        if self.fabric.world_size > 1:
+            total = torch.tensor(
+                self.state.loss_sum, dtype=torch.float64, device=self.fabric.device
+            )
+            self.state.loss_sum = self.fabric.all_reduce(total).item()
         if self.fabric.is_global_zero:
             self.state.save(self.folder.last)
+
+    def _share_buffers(self) -> None:
+        """Give all processes the running statistics of the first, which are the ones saved."""
+        if self.fabric.world_size > 1:
+            for buffer in self.state.model.buffers():
+                buffer.copy_(self.fabric.broadcast(buffer))
 
     def _gather(self, value: torch.Tensor) -> torch.Tensor:
         """Return the bytes of all processes, (processes, bytes), by a sum over one row each."""
@@ -236,16 +262,25 @@ class _Run:
                 f"devices is {self.fabric.world_size} but the run was started with "
                 f"{len(states['cpu'])}; resume with as many"
             )
-        torch.set_rng_state(states["cpu"][rank])
+        # A copy: torch reads the storage of a row of a matrix from its start, not from the row.
+        torch.set_rng_state(states["cpu"][rank].clone())
         if "cuda" in states and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"][rank], self.fabric.device)
+            torch.cuda.set_rng_state(states["cuda"][rank].clone(), self.fabric.device)
 
-    def _check_loss(self, loss: torch.Tensor, index: torch.Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            names = ", ".join(self.trials.split.trials[i].name for i in index.tolist()[:5])
+    def _diverged(self, loss: float, index: torch.Tensor) -> SparseAasistError:
+        names = ", ".join(self.trials.split.trials[i].name for i in index.tolist()[:5])
+        return SparseAasistError(
+            f"the loss is {loss} in epoch {self.state.epoch + 1}, step {self.state.step + 1} "
+            f"(trials {names}, ...); lower the learning rate"
+        )
+
+
+def _check_lengths(config: TrainingConfig, model: AASIST) -> None:
+    for name in ("train_samples", "eval_samples"):
+        if getattr(config, name) < model.min_samples:
             raise SparseAasistError(
-                f"the loss is {loss.item()} in epoch {self.state.epoch + 1}, step "
-                f"{self.state.step + 1} (trials {names}, ...); lower the learning rate"
+                f"{name} must be at least {model.min_samples} for this model, "
+                f"got {getattr(config, name)}"
             )
 
 
@@ -255,7 +290,10 @@ def _labels(split: Split) -> list[int]:
         raise SparseAasistError(
             f"{split.name}: trial {withheld} has no label; selecting a model needs every label"
         )
-    return [trial.label for trial in split.trials]
+    labels = [trial.label for trial in split.trials]
+    if len(set(labels)) < 2:
+        raise SparseAasistError(f"{split.name}: selecting a model needs both classes")
+    return labels
 
 
 def _default_workers(fabric: Fabric, workers: int | None) -> int:

@@ -1,12 +1,19 @@
-"""The progress bar of one training epoch."""
+"""The progress bars of training: the steps of an epoch, and the scoring of dev after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    track,
+)
 
 from sparse_aasist.training.state import TrainingState
 
@@ -31,3 +38,10 @@ def epoch_progress(
             loss="-",
         )
         yield lambda loss: progress.update(task, advance=1, loss=f"{loss:.4f}")
+
+
+def scoring_progress(console: Console, visible: bool) -> Callable[[Iterable], Iterable]:
+    """Return a function that wraps the batches of a scoring loader in a bar."""
+    return lambda loader: track(
+        loader, "scoring dev", console=console, transient=True, disable=not visible
+    )

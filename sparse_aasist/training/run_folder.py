@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 import sparse_aasist
 from sparse_aasist.engine import precision_of
 from sparse_aasist.errors import SparseAasistError
-from sparse_aasist.files import write_text
+from sparse_aasist.files import check_writable, write_text
 from sparse_aasist.training.config import TrainingConfig
 
 
@@ -44,19 +44,12 @@ class RunFolder:
         """
         if resume and not self.last.is_file():
             raise SparseAasistError(f"{self.path}: nothing to resume (no {self.last.name} there)")
-        if not resume and self.config.exists():
+        if not resume and self.last.exists():
             raise SparseAasistError(
                 f"{self.path}: holds a run already; add --resume to continue it or choose "
                 "another --output"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SparseAasistError(
-                f"{self.path}: cannot create the output directory ({error.strerror})"
-            ) from error
-        if not os.access(self.path, os.W_OK):
-            raise SparseAasistError(f"{self.path}: the output directory is not writable")
+        check_writable(self.path)
 
     def write_config(
         self, config: TrainingConfig, data_dir: str | os.PathLike[str], fabric: Fabric

@@ -41,6 +41,7 @@ class TrainingState:
         loss_sum: sum of the losses of those batches.
         best_eer: lowest dev EER so far.
         history: one record per finished epoch.
+        data: digest of the train and dev trials.
         rng: RNG states by name, uint8 (processes, bytes).
     """
 
@@ -52,6 +53,7 @@ class TrainingState:
     loss_sum: float = 0.0
     best_eer: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
+    data: str = ""
     rng: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -79,16 +81,19 @@ class TrainingState:
         save_tensors(path, tensors, self._metadata())
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Continue from a file written by `save`, in place.
+        """Continue from a file written by `save`, in place; the model must be on its device.
 
         Raises:
             CheckpointError: the file is missing, truncated, or of a run with another
-                configuration; names the file and the differing keys.
+                configuration or on other trials; names the file and what differs.
         """
         tensors, metadata = read_tensors(path)
         if "training" not in metadata:
             raise CheckpointError(f"{path}: holds no training state, so it cannot be resumed")
-        stored = TrainingConfig.from_dict(metadata["training"]["config"]).to_dict()
+        try:
+            stored = TrainingConfig.from_dict(metadata["training"]["config"]).to_dict()
+        except TypeError as error:
+            raise CheckpointError(f"{path}: was written by another version ({error})") from error
         here = self.config.to_dict()
         changed = [key for key in here if stored[key] != here[key]]
         if changed:
@@ -96,10 +101,14 @@ class TrainingState:
                 f"{path}: was trained with another {', '.join(changed)}; "
                 "resume with the same settings or choose another --output"
             )
+        progress = metadata["training"]["progress"]
+        if progress["data"] != self.data:
+            raise CheckpointError(
+                f"{path}: was trained on other trials; resume with the same --data"
+            )
         self.model.load_state_dict(with_prefix(tensors, MODEL_PREFIX))
         self._load_moments(with_prefix(tensors, OPTIMIZER_PREFIX))
         self.rng = with_prefix(tensors, RNG_PREFIX)
-        progress = metadata["training"]["progress"]
         self.epoch, self.step = progress["epoch"], progress["step"]
         self.loss_sum, self.history = progress["loss_sum"], progress["history"]
         self.best_eer = math.inf if progress["best_eer"] is None else progress["best_eer"]
@@ -111,6 +120,7 @@ class TrainingState:
             "loss_sum": self.loss_sum,
             "best_eer": None if math.isinf(self.best_eer) else self.best_eer,
             "history": self.history,
+            "data": self.data,
         }
         return {
             "config": self.model.config.to_dict(),
@@ -127,9 +137,10 @@ class TrainingState:
                 if f"{key}.{name}" in moments
             }
             if own:
-                # Adam keeps its step counter on the CPU and its moments beside the weights.
+                # Adam keeps its step counter on the CPU and its moments beside the weights. Copies:
+                # a tensor inside a file is not aligned, and vector code may round differently.
                 self.optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device)
+                    key: value if key == "step" else value.to(parameter.device, copy=True)
                     for key, value in own.items()
                 }
 
