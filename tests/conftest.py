@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,12 @@ def weights_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("published weights (shared/data/weights) are not beside this checkout")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _keep_subnormals() -> Iterator[None]:
+    """Undo what commands do to the whole process: they flush subnormals, other tests need them."""
+    import torch
+
+    yield
+    torch.set_flush_denormal(False)
