@@ -82,7 +82,7 @@ class TrainingConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "asvspoof5": {},
     # Two CPU cores, minutes: half-second crops buy eight times the steps, and 650 steps want a
-    # larger rate. The small corpus is near balanced, so the classes weigh the same. Chosen on dev.
+    # larger rate. The small corpus is near balanced, so the classes weigh the same.
     "demo": {
         "epochs": 18,
         "lr": 1e-3,
