@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain import NVCC_FLAGS, BuildError, Nvcc, find_nvcc
+from toolchain import NVCC_FLAGS, BuildError, Nvcc, find_nvcc, max_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -55,13 +56,14 @@ def _check(nvcc: Nvcc) -> int:
     files = sorted((ROOT / "csrc").rglob("*.cu"))
     rows: list[KernelUse] = []
     failures = 0
-    for source in files:
-        for arch in ARCHITECTURES:
-            found, log = _compile(nvcc, source, arch)
-            rows += found
-            if log is not None:
-                failures += 1
-                print(f"cuda-check: {source.relative_to(ROOT)} fails for {arch}:\n{log}")
+    jobs = [(source, arch) for source in files for arch in ARCHITECTURES]
+    with ThreadPoolExecutor(max_jobs()) as pool:
+        results = list(pool.map(lambda job: _compile(nvcc, *job), jobs))
+    for (source, arch), (found, log) in zip(jobs, results, strict=True):
+        rows += found
+        if log is not None:
+            failures += 1
+            print(f"cuda-check: {source.relative_to(ROOT)} fails for {arch}:\n{log}")
     _print_table(rows)
     spilling = sum(row.spill_bytes > 0 for row in rows)
     print(

@@ -10,7 +10,15 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolchain import CXX_FLAGS, NVCC_FLAGS, BuildError, Nvcc, gencode_flags, max_jobs
+from toolchain import (
+    CXX_FLAGS,
+    NVCC_FLAGS,
+    BuildError,
+    Nvcc,
+    gencode_flags,
+    max_jobs,
+    simd_flags,
+)
 from torch_lookup import MINIMUM_TORCH, Torch
 
 # Ops built for this version load in every later torch: LibTorch's stable ABI.
@@ -61,6 +69,7 @@ def _build_config(plan: Plan) -> str:
         "SPARSE_AASIST_CUDA_VERSION": plan.nvcc.version if plan.nvcc else "",
         "SPARSE_AASIST_CUDA_ARCHITECTURES": plan.archs if plan.nvcc else "",
         "SPARSE_AASIST_STABLE_ABI": MINIMUM_TORCH,
+        "SPARSE_AASIST_SIMD_LEVELS": " ".join(simd_flags()),
         "SPARSE_AASIST_TORCH_VERSION": plan.torch.version,
     }
     lines = [f'#define {name} "{value}"' for name, value in values.items()]
@@ -100,10 +109,16 @@ def _ninja_text(plan: Plan, ops_library: Path, info_module: Path) -> str:
     else:
         cu = []
     for source in (*cpp, *cu):
-        target = f"{source.relative_to(plan.root / 'csrc')}.o"
-        rule = "nvcc" if source.suffix == ".cu" else "cxx"
-        lines.append(f"build {target}: {rule} {_escape(source)}")
-        objects.append(target)
+        name = source.relative_to(plan.root / "csrc")
+        if source.parent.name == "cpu":
+            for level, flags in simd_flags().items():
+                objects.append(f"{name}.{level}.o")
+                lines.append(f"build {objects[-1]}: cxx {_escape(source)}")
+                lines.append(f"  simd = {' '.join(flags)}")
+        else:
+            objects.append(f"{name}.o")
+            rule = "nvcc" if source.suffix == ".cu" else "cxx"
+            lines.append(f"build {objects[-1]}: {rule} {_escape(source)}")
     info_source = plan.root / "csrc" / "build_info.cpp"
     info_includes = " ".join(f"-isystem {_quote(path)}" for path in _python_includes())
     lines += [
@@ -123,7 +138,7 @@ def _rules(plan: Plan, ops_flags: list[str], prefix_map: str) -> list[str]:
     rules = [
         f"flags = {' '.join(ops_flags)}",
         "rule cxx",
-        f"  command = {cxx} $flags -MD -MF $out.d -c $in -o $out",
+        f"  command = {cxx} $flags $simd -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "  description = c++ $out",

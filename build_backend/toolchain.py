@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -17,6 +18,11 @@ CUDA_ARCHS_VARIABLE = "SPARSE_AASIST_CUDA_ARCHS"
 DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+# Sources in csrc/cpu/ are compiled once per level, of which csrc/simd_level.cpp chooses one when
+# the program runs.
+_AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt")
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+_X86_SIMD_FLAGS = {"portable": (), "avx2": _AVX2, "avx512": (*_AVX2, *_AVX512)}
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror", "all-warnings")
 
 
@@ -31,6 +37,13 @@ class Nvcc:
     executable: Path
     home: Path
     version: str
+
+
+def simd_flags() -> dict[str, tuple[str, ...]]:
+    """Return the compiler flags of each SIMD level that kernels are built for on this machine."""
+    on_x86 = platform.machine() in ("x86_64", "AMD64")
+    levels = _X86_SIMD_FLAGS if on_x86 else {"portable": ()}
+    return {level: (f"-DSPARSE_AASIST_SIMD={level}", *flags) for level, flags in levels.items()}
 
 
 def find_cxx() -> tuple[list[str] | None, str]:

@@ -1,5 +1,6 @@
 // Python module sparse_aasist._build_info: what this build contains.
 // Kept apart from the ops, which load without it.
+#include <sstream>
 #include <string>
 
 #include <pybind11/pybind11.h>
@@ -20,22 +21,12 @@ std::string compiler() {
 #endif
 }
 
-// The instruction sets that the compiler was allowed to use; nothing is chosen
-// at run time.
+// Which of these runs is chosen later (simd_level.h).
 py::list simd() {
   py::list levels;
-#ifdef __SSE2__
-  levels.append("sse2");
-#endif
-#ifdef __AVX2__
-  levels.append("avx2");
-#endif
-#ifdef __AVX512F__
-  levels.append("avx512f");
-#endif
-#ifdef __ARM_NEON
-  levels.append("neon");
-#endif
+  std::istringstream names(SPARSE_AASIST_SIMD_LEVELS);
+  for (std::string name; names >> name;)
+    levels.append(name);
   return levels;
 }
 

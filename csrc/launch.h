@@ -4,9 +4,13 @@
 // nvcc gets the CUDA runtime. Any other compiler gets simt_shim.h, found on
 // its include path (tests/simt/), which runs the same kernel on a CPU.
 //
-//   const char* error = SPARSE_AASIST_LAUNCH((kernel<T>), grid, block, stream,
+//   const char* error = SPARSE_AASIST_LAUNCH((kernel<T>), grid, block,
+//                                            shared_bytes, stream,
 //                                            arguments...);
 //   error is nullptr, or the reason why the launch failed.
+//
+//   SPARSE_AASIST_SHARED(T, name, count);      T name[count] of the block
+//   SPARSE_AASIST_DYNAMIC_SHARED(T, name);     T* name, of shared_bytes
 #pragma once
 
 #ifdef __CUDACC__
@@ -22,10 +26,16 @@ inline const char* launch_error() {
 
 }  // namespace sparse_aasist
 
-#define SPARSE_AASIST_LAUNCH(kernel, grid, block, stream, ...)        \
-  (kernel<<<(grid), (block), 0, static_cast<cudaStream_t>(stream)>>>( \
-       __VA_ARGS__),                                                  \
+#define SPARSE_AASIST_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  (kernel<<<(grid), (block), (shared_bytes),                                 \
+            static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__),               \
    ::sparse_aasist::launch_error())
+
+#define SPARSE_AASIST_SHARED(type, name, count) __shared__ type name[count]
+
+#define SPARSE_AASIST_DYNAMIC_SHARED(type, name)                         \
+  extern __shared__ __align__(16) unsigned char sparse_aasist_dynamic[]; \
+  type* const name = reinterpret_cast<type*>(sparse_aasist_dynamic)
 
 #else
 

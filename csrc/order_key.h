@@ -1,59 +1,67 @@
-// Order-preserving integer keys for floating point formats, read from the bit
-// pattern alone, so that every backend ranks values in exactly the same way
-// and no half-precision type is needed.
+// Order-preserving integer keys, read from the bit pattern alone, so that
+// every backend ranks values in exactly the same way.
 //
-//   NaN (any sign, any payload)  -> all ones: largest, as torch.topk has it
-//   value >= 0                   -> sign_bit + magnitude
-//   value <= 0                   -> sign_bit - magnitude; -0 and +0 tie
+//   NaN (any sign, any payload)  -> the largest key, as torch.topk has it
+//   otherwise                    -> magnitude with the value's sign;
+//                                   -0 and +0 tie
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <type_traits>
 
-#ifdef __CUDACC__
-#define SPARSE_AASIST_HOST_DEVICE __host__ __device__
-#else
-#define SPARSE_AASIST_HOST_DEVICE
-#endif
+#include "float_format.h"
 
 namespace sparse_aasist {
 
-// kInfinity is the magnitude of infinity; every larger magnitude is a NaN.
-struct Float32 {
-  using Bits = uint32_t;
-  static constexpr Bits kSign = 0x80000000u;
-  static constexpr Bits kInfinity = 0x7f800000u;
-};
+// What is ranked: x, |x|, or max(x, 0).
+enum class RankBy : int32_t { kValue, kAbs, kRelu };
 
-struct Float64 {
-  using Bits = uint64_t;
-  static constexpr Bits kSign = 0x8000000000000000ull;
-  static constexpr Bits kInfinity = 0x7ff0000000000000ull;
-};
+template <RankBy kBy>
+using RankByConstant = std::integral_constant<RankBy, kBy>;
 
-struct Float16 {
-  using Bits = uint16_t;
-  static constexpr Bits kSign = 0x8000u;
-  static constexpr Bits kInfinity = 0x7c00u;
-};
+// Calls run(RankByConstant<by>{}).
+template <class Run>
+SPARSE_AASIST_HOST_INLINE auto with_rank_by(RankBy by, const Run& run) {
+  switch (by) {
+    case RankBy::kAbs:
+      return run(RankByConstant<RankBy::kAbs>{});
+    case RankBy::kRelu:
+      return run(RankByConstant<RankBy::kRelu>{});
+    default:
+      return run(RankByConstant<RankBy::kValue>{});
+  }
+}
 
-struct BFloat16 {
-  using Bits = uint16_t;
-  static constexpr Bits kSign = 0x8000u;
-  static constexpr Bits kInfinity = 0x7f80u;
-};
-
-// Key of one value; by_abs ranks |value| instead.
 template <class Format>
-SPARSE_AASIST_HOST_DEVICE inline typename Format::Bits order_key(
-    typename Format::Bits bits,
-    bool by_abs) {
+struct KeyRange {
+  using Key = typename Format::Bits;
+  static constexpr Key kNan = std::numeric_limits<Key>::max();
+  // Of no value: fills what a row leaves empty.
+  static constexpr Key kNothing = std::numeric_limits<Key>::min();
+  // Below the key of every value: -infinity has key -kInfinity.
+  static constexpr Key kBelowAll = static_cast<Key>(-Format::kInfinity - 1);
+};
+
+// Key of one pattern, or of a vector of patterns: T is Format::Bits or a
+// compiler vector of it.
+template <class Format, RankBy kBy, class T>
+SPARSE_AASIST_INLINE T order_key(T bits) {
   using Bits = typename Format::Bits;
-  const Bits magnitude = static_cast<Bits>(bits & ~Format::kSign);
-  if (magnitude > Format::kInfinity)
-    return static_cast<Bits>(~Bits{0});
-  const bool negative = (bits & Format::kSign) != 0 && !by_abs;
-  return static_cast<Bits>(negative ? Format::kSign - magnitude
-                                    : Format::kSign + magnitude);
+  constexpr Bits kNan = KeyRange<Format>::kNan;
+  constexpr int kSignBit = 8 * sizeof(Bits) - 1;
+  const T magnitude = bits & kNan;  // all bits but the sign
+  T key = magnitude;
+  if constexpr (kBy == RankBy::kValue) {
+    const T sign = bits >> kSignBit;  // 0 or -1
+    key = (magnitude ^ sign) - sign;
+  }
+  if constexpr (kBy == RankBy::kRelu) {
+    const T sign = bits >> kSignBit;
+    key = magnitude & ~sign;
+  }
+  const T nan = T{} + kNan;
+  return magnitude > Format::kInfinity ? nan : key;
 }
 
 }  // namespace sparse_aasist

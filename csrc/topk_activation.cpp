@@ -1,117 +1,128 @@
-// topk_activation: schema, checks, allocation and registration.
+// topk_activation: schemas, checks and registration.
 #include "topk_activation.h"
 
-#include <limits>
+#include <memory>
+#include <optional>
 #include <tuple>
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
+
+#include "cpu/topk_scratch.h"
+#include "topk_tensors.h"
 
 #ifdef SPARSE_AASIST_WITH_CUDA
-#include "cuda_stream.h"
+#include "cuda_device.h"
 #endif
 
 namespace sparse_aasist {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+constexpr const char* kName = "topk_activation";
 
-// A thread gets at least this many elements of work.
-constexpr int64_t kGrainElements = 1 << 14;
+class Cpu {
+ public:
+  explicit Cpu(const Tensor&) {}
 
-FloatFormat format_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return FloatFormat::kFloat32;
-    case ScalarType::Double:
-      return FloatFormat::kFloat64;
-    case ScalarType::Half:
-      return FloatFormat::kFloat16;
-    case ScalarType::BFloat16:
-      return FloatFormat::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false,
-                      "topk_activation: x must be float32, float64, float16 or "
-                      "bfloat16");
+  void run(const TopkActivationParams& params) const {
+    const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(topk_activation_cpu);
+    torch::stable::parallel_for(
+        0, params.rows, rows_per_thread(params.dim),
+        [&](int64_t begin, int64_t end) {
+          const std::unique_ptr<int64_t[]> scratch(
+              new int64_t[topk_scratch_size(params.dim, params.k)]);
+          kernel(params, begin, end, scratch.get());
+        });
   }
-}
 
-// Argument checks that a direct call of the raw op would miss; the Python
-// function raises the friendlier errors first.
-void check(const Tensor& x, int64_t k) {
-  STD_TORCH_CHECK(x.dim() >= 1, "topk_activation: x needs a last dimension");
-  const int64_t dim = x.size(-1);
-  STD_TORCH_CHECK(dim <= std::numeric_limits<int32_t>::max(),
-                  "topk_activation: the last dimension is too large: ", dim);
-  STD_TORCH_CHECK(k >= 1 && k <= dim, "topk_activation: k must be in 1..", dim,
-                  ", got ", k);
-}
-
-struct Call {
-  Tensor x;     // (..., dim), contiguous
-  Tensor y;     // (..., dim)
-  Tensor mask;  // (..., dim), bool
-  TopkActivationParams params;
+  void run(const TopkActivationBackwardParams& params) const {
+    const auto kernel =
+        SPARSE_AASIST_AT_SIMD_LEVEL(topk_activation_backward_cpu);
+    torch::stable::parallel_for(
+        0, params.rows, rows_per_thread(params.dim),
+        [&](int64_t begin, int64_t end) { kernel(params, begin, end); });
+  }
 };
 
-Call prepare(const Tensor& input, int64_t k, bool by_abs) {
-  check(input, k);
-  const FloatFormat format = format_of(input);
-  Tensor x = torch::stable::contiguous(input);
-  Tensor y = torch::stable::new_empty(x, x.sizes());
-  Tensor mask = torch::stable::new_empty(x, x.sizes(), ScalarType::Bool);
-  const int64_t dim = x.size(-1);
-  TopkActivationParams params{x.const_data_ptr(),
-                              y.mutable_data_ptr(),
-                              static_cast<bool*>(mask.mutable_data_ptr()),
-                              x.numel() / dim,
-                              static_cast<int32_t>(dim),
-                              static_cast<int32_t>(k),
-                              by_abs,
-                              format};
-  return {std::move(x), std::move(y), std::move(mask), params};
-}
-
-std::tuple<Tensor, Tensor> run_cpu(Tensor x, int64_t k, bool by_abs) {
-  Call call = prepare(x, k, by_abs);
-  const TopkActivationParams& params = call.params;
-  const int64_t grain = kGrainElements / params.dim + 1;
-  torch::stable::parallel_for(0, params.rows, grain,
-                              [&params](int64_t begin, int64_t end) {
-                                topk_activation_cpu(params, begin, end);
-                              });
-  return {call.y, call.mask};
-}
-
 #ifdef SPARSE_AASIST_WITH_CUDA
-std::tuple<Tensor, Tensor> run_cuda(Tensor x, int64_t k, bool by_abs) {
-  const int32_t device = x.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  Call call = prepare(x, k, by_abs);
-  const char* error =
-      topk_activation_cuda(call.params, current_cuda_stream(device));
-  STD_TORCH_CHECK(error == nullptr, "topk_activation: ", error);
-  return {call.y, call.mask};
-}
+class Cuda : public CudaDevice {
+ public:
+  using CudaDevice::CudaDevice;
+
+  void run(const TopkActivationParams& params) const {
+    check_launch(topk_activation_cuda(params, stream()), kName);
+  }
+
+  void run(const TopkActivationBackwardParams& params) const {
+    check_launch(topk_activation_backward_cuda(params, stream()), kName);
+  }
+};
 #endif
 
+template <class Device>
+Tensor forward(Tensor x, int64_t k, int64_t by) {
+  const Device device(x);
+  const TopkCall call = new_topk_call(x, k, by, true, false, kName);
+  device.run(call.params);
+  return call.y;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> forward_compact(Tensor x,
+                                                   int64_t k,
+                                                   int64_t by) {
+  const Device device(x);
+  const TopkCall call = new_topk_call(x, k, by, true, true, kName);
+  device.run(call.params);
+  return {call.y, call.values, call.indices};
+}
+
+template <class Device>
+Tensor backward(std::optional<Tensor> grad,
+                std::optional<Tensor> grad_values,
+                Tensor indices,
+                int64_t dim) {
+  STD_TORCH_CHECK(grad.has_value() || grad_values.has_value(), kName,
+                  ": backward needs a gradient");
+  const Device device(indices);
+  const Tensor& like = grad.has_value() ? *grad : *grad_values;
+  Tensor dx = new_tensor(like, with_last(indices, dim), like.scalar_type());
+  std::optional<Rows> grad_rows;
+  if (grad.has_value())
+    grad_rows = as_rows(*grad, false);
+  if (grad_values.has_value()) {
+    grad_values = packed(*grad_values);
+    STD_TORCH_CHECK(grad_values->numel() == indices.numel() &&
+                        grad_values->scalar_type() == dx.scalar_type(),
+                    kName, ": the gradients do not fit the indices");
+  }
+  TopkActivationBackwardParams params =
+      topk_backward_params(grad_rows, indices, dx, kName);
+  params.grad_values = data_or_null(grad_values);
+  device.run(params);
+  return dx;
+}
+
 STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {
+  m.def("topk_activation(Tensor x, int k, int by) -> Tensor");
   m.def(
-      "topk_activation(Tensor x, int k, bool by_abs) -> (Tensor y, Tensor "
-      "mask)");
+      "topk_activation_compact(Tensor x, int k, int by) -> (Tensor y, Tensor "
+      "values, Tensor indices)");
+  m.def(
+      "topk_activation_backward(Tensor? grad, Tensor? grad_values, Tensor "
+      "indices, int dim) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_aasist, CPU, m) {
-  m.impl("topk_activation", TORCH_BOX(&run_cpu));
+  m.impl("topk_activation", TORCH_BOX(&forward<Cpu>));
+  m.impl("topk_activation_compact", TORCH_BOX(&forward_compact<Cpu>));
+  m.impl("topk_activation_backward", TORCH_BOX(&backward<Cpu>));
 }
 
 #ifdef SPARSE_AASIST_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(sparse_aasist, CUDA, m) {
-  m.impl("topk_activation", TORCH_BOX(&run_cuda));
+  m.impl("topk_activation", TORCH_BOX(&forward<Cuda>));
+  m.impl("topk_activation_compact", TORCH_BOX(&forward_compact<Cuda>));
+  m.impl("topk_activation_backward", TORCH_BOX(&backward<Cuda>));
 }
 #endif
 

@@ -46,14 +46,30 @@ def has_kernel(op: str, device_type: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", device_type.upper())
 
 
+SIMD_LEVELS = ("portable", "avx2", "avx512")
+"""Instruction sets of the CPU kernels, lowest first; numbered so in csrc/simd_level.h."""
+
+
+def simd_level(most: str | None = None) -> str:
+    """Return which of SIMD_LEVELS the CPU kernels use: the highest that the CPU and build have.
+
+    Args:
+        most: use this one or a lower one from now on, in the whole process.
+    """
+    import torch
+
+    limit = -1 if most is None else SIMD_LEVELS.index(most)
+    return SIMD_LEVELS[torch.ops.sparse_aasist.simd_level(limit)]
+
+
 def build_info() -> dict[str, Any]:
     """Return what this build contains.
 
     Returns:
         A dictionary with `compiled` (bool) and `reason` (why nothing is compiled, or None). When
-        something was compiled also `compiler`, `simd` (instruction sets the code uses), `cuda`
-        and `cuda_architectures` (None without CUDA), `stable_abi` (the oldest torch that the ops
-        load in) and `torch` (the version built against).
+        something was compiled also `compiler`, `simd` (the SIMD_LEVELS that it holds), `cuda` and
+        `cuda_architectures` (None without CUDA), `stable_abi` (the oldest torch that the ops load
+        in) and `torch` (the version built against).
     """
     failure = load_failure()
     info: dict[str, Any] = {"compiled": failure is None, "reason": failure}

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from kernel_program import KernelProgram
+    from topk_implementations import Functions, Sanitized
+
+SIMD_LEVELS = ("portable", "avx2", "avx512")
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -53,10 +59,64 @@ def weights_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def topk_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
+    """TopK kernels outside of torch, under sanitizers."""
+    from kernel_program import KernelProgram, build_program
+
+    main = Path(__file__).parent / "simt" / "serve_topk.cpp"
+    ops = ("topk_activation", "topk_linear")
+    program = KernelProgram(build_program(main, ops, tmp_path_factory.mktemp("kernels")))
+    yield program
+    program.close()
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        "reference",
+        *(f"compiled-{level}" for level in SIMD_LEVELS),
+        *(f"sanitized-{level}" for level in SIMD_LEVELS),
+        "device-code",
+        pytest.param("cuda", marks=pytest.mark.needs_cuda),
+    ],
+)
+def topk(request: pytest.FixtureRequest) -> Functions | Sanitized:
+    """Every implementation of the TopK ops, one after the other."""
+    from topk_implementations import ON_DEVICE, Functions, Sanitized
+
+    from sparse_aasist import _extension
+
+    kind, _, level = request.param.partition("-")
+    if kind == "reference":
+        return Functions("reference")
+    if kind == "device":
+        return Sanitized(request.getfixturevalue("topk_program"), ON_DEVICE)
+    device = "cuda" if kind == "cuda" else "cpu"
+    if not _extension.has_kernel("topk_activation", device):
+        pytest.skip(f"this build has no {device} kernels")
+    if kind == "cuda":
+        return Functions("compiled", "cuda")
+    if _extension.simd_level(level) != level:
+        pytest.skip(f"this CPU or build has no {level}")
+    if kind == "compiled":
+        return Functions("compiled", simd=level)
+    return Sanitized(request.getfixturevalue("topk_program"), SIMD_LEVELS.index(level))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keep_freed_memory() -> None:
+    """Tune malloc as the commands do: whole models run several times faster on a CPU."""
+    from sparse_aasist.runtime import tune_process
+
+    tune_process()
+
+
 @pytest.fixture(autouse=True)
 def _keep_subnormals() -> Iterator[None]:
     """Undo what commands do to the whole process: they flush subnormals, other tests need them."""
     import torch
 
+    torch.set_flush_denormal(False)
     yield
     torch.set_flush_denormal(False)

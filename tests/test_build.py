@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from toolchain import (
     find_nvcc,
     gencode_flags,
     max_jobs,
+    simd_flags,
     want_cuda,
 )
 from torch_lookup import Torch, TorchNotFoundError, TorchUnusableError, check_version, find_torch
@@ -318,6 +322,40 @@ def test_cuda_check_refuses_warnings_and_spills(
 
 def test_every_source_is_compiled() -> None:
     cpp, cu = sources(ROOT)
-    assert ROOT / "csrc/topk_activation.cpp" in cpp
-    assert ROOT / "csrc/cpu/topk_activation_cpu.cpp" in cpp
-    assert ROOT / "csrc/cuda/topk_activation_cuda.cu" in cu
+    for op in ("topk_activation", "topk_linear"):
+        assert ROOT / f"csrc/{op}.cpp" in cpp
+        assert ROOT / f"csrc/cpu/{op}_cpu.cpp" in cpp
+        assert ROOT / f"csrc/cuda/{op}_cuda.cu" in cu
+
+
+@pytest.mark.parametrize(
+    ("machine", "levels"),
+    [("x86_64", ["portable", "avx2", "avx512"]), ("aarch64", ["portable"])],
+)
+def test_simd_levels(machine: str, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert list(simd_flags()) == levels
+    assert all(f"-DSPARSE_AASIST_SIMD={level}" in flags for level, flags in simd_flags().items())
+
+
+@pytest.mark.parametrize("op", ["topk_activation", "topk_linear"])
+def test_simd_levels_share_no_function(op: str, tmp_path: Path) -> None:
+    """The linker keeps one copy of a shared function, perhaps one that this CPU cannot run."""
+    cxx, reason = find_cxx()
+    if cxx is None or shutil.which("nm") is None:
+        pytest.skip(reason or "nm is missing")
+    source = ROOT / f"csrc/cpu/{op}_cpu.cpp"
+    for level, flags in simd_flags().items():
+        target = tmp_path / f"{level}.o"
+        # Without optimisation nothing is inlined by chance.
+        command = [*cxx, "-std=c++17", "-O0", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *flags]
+        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+        listing = subprocess.run(
+            ["nm", "-C", "--defined-only", "--extern-only", str(target)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        functions = [line for line in listing.stdout.splitlines() if line.split()[1] in "TW"]
+        assert functions
+        assert not [line for line in functions if f"sparse_aasist::{level}::" not in line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,132 +9,94 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from topk_implementations import (
+    BITS,
+    ON_DEVICE,
+    SCHEDULES,
+    Functions,
+    Sanitized,
+    assert_same_selection,
+    bits,
+    expected_selection,
+)
 from torch import Tensor
 
 from sparse_aasist import _extension
-from sparse_aasist.ops import backend_report, topk_activation, topk_activation_reference
-from sparse_aasist.ops._backend import _choose, _warn_once
-from toolchain import find_cxx
-
-ROOT = Path(__file__).resolve().parents[1]
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-SIZES = (1, 31, 100, 129, 160, 320)
-# Numbers of csrc/topk_activation.h: FloatFormat.
-FORMATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-Implementation = Callable[..., Tensor]
-
-
-def oracle_mask(x: Tensor, k: int, by: str) -> np.ndarray:
-    """Return the kept entries by Python's own stable sort, row by row."""
-    # Every value of the four formats is exact in float64.
-    rows = x.detach().cpu().double().numpy().reshape(-1, x.shape[-1])
-    mask = np.zeros(rows.shape, dtype=bool)
-    for row, kept in zip(rows, mask, strict=True):
-        score = [abs(value) if by == "abs" else value for value in row.tolist()]
-        # NaN is unequal to itself: (False, ...) sorts it first, and no NaN is ever compared.
-        order = sorted(
-            range(len(score)),
-            key=lambda j: (False, 0.0) if score[j] != score[j] else (True, -score[j]),
-        )
-        kept[order[:k]] = True
-    return mask.reshape(x.shape)
-
-
-def bits(x: Tensor) -> Tensor:
-    return x.detach().cpu().contiguous().view(BITS[x.element_size()])
-
-
-def assert_exact(implementation: Implementation, x: Tensor, k: int, by: str) -> None:
-    """Kept entries keep every bit (NaN payload and sign of zero too), the others are +0."""
-    y = implementation(x, k, by=by)
-    assert y.shape == x.shape and y.dtype == x.dtype and y.is_contiguous()
-    mask = torch.from_numpy(oracle_mask(x, k, by))
-    assert torch.equal(bits(y), torch.where(mask, bits(x), 0))
-
-
-@pytest.fixture(scope="session")
-def simt_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CUDA source compiled for the CPU, with sanitizers."""
-    cxx, reason = find_cxx()
-    if cxx is None:
-        pytest.skip(reason)
-    program = tmp_path_factory.mktemp("simt") / "run_topk_activation"
-    simt = ROOT / "tests" / "simt"
-    sources = [ROOT / "csrc/cuda/topk_activation_cuda.cu", simt / "run_topk_activation.cpp"]
-    flags = "-std=c++17 -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined"
-    command = [*cxx, *flags.split(), "-fno-sanitize-recover=all", "-x", "c++"]
-    command += [f"-I{ROOT / 'csrc'}", f"-I{simt}", *map(str, sources), "-o", str(program)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return program
-
-
-def run_simt(program: Path, x: Tensor, k: int, *, by: str = "value") -> Tensor:
-    """Run the CUDA source on the CPU, and hold its mask to the oracle."""
-    dim = x.shape[-1]
-    rows = x.numel() // dim
-    command = [str(program), *map(str, (FORMATS[x.dtype], rows, dim, k, int(by == "abs")))]
-    run = subprocess.run(command, input=bits(x).numpy().tobytes(), capture_output=True)
-    assert run.returncode == 0, run.stderr.decode()
-    if x.numel() == 0:
-        return torch.empty_like(x)
-    size = x.numel() * x.element_size()
-    mask = np.frombuffer(run.stdout[size:], dtype=np.uint8).reshape(x.shape)
-    assert np.array_equal(mask, oracle_mask(x, k, by))
-    y = torch.frombuffer(bytearray(run.stdout[:size]), dtype=x.dtype)
-    return y.reshape(x.shape)
-
-
-def run_compiled(x: Tensor, k: int, *, by: str = "value") -> Tensor:
-    return topk_activation(x, k, by=by)
-
-
-def run_cuda(x: Tensor, k: int, *, by: str = "value") -> Tensor:
-    return topk_activation(x.cuda(), k, by=by)
-
-
-def need_kernel(device_type: str) -> None:
-    if not _extension.has_kernel("topk_activation", device_type):
-        pytest.skip(f"this build has no {device_type} kernels")
-
-
-@pytest.fixture(
-    params=["reference", "compiled", "simt", pytest.param("cuda", marks=pytest.mark.needs_cuda)]
+from sparse_aasist.ops import (
+    backend,
+    backend_report,
+    topk_activation,
+    topk_activation_reference,
 )
-def implementation(request: pytest.FixtureRequest) -> Implementation:
-    if request.param == "reference":
-        return topk_activation_reference
-    if request.param == "simt":
-        return partial(run_simt, request.getfixturevalue("simt_program"))
-    need_kernel("cuda" if request.param == "cuda" else "cpu")
-    return run_cuda if request.param == "cuda" else run_compiled
+from sparse_aasist.ops._backend import _backend_of_environment, _choose, _warn_once
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+RULES = ("value", "abs", "relu")
+# Either side of every border: a vector, a warp's groups, a warp and a block, a candidate buffer.
+SIZES = (1, 2, 31, 64, 100, 129, 160, 320, 385, 1000, 1024, 1025, 2048, 2051)
+Implementation = Functions | Sanitized
+Function = Callable[..., Tensor]
 
 
 def random_rows(rows: int, dim: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    generator = torch.Generator().manual_seed(seed + dim)
+    return torch.randn(rows, dim, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def check(
+    implementation: Implementation, x: Tensor, k: int, by: str, with_grad: bool = True
+) -> None:
+    """Hold all outputs to the oracle, and the gradient of the dense and of the compact form."""
+    grad = grad_values = None
+    if with_grad:
+        grad = random_rows(x.numel() // x.shape[-1], x.shape[-1], x.dtype, 1).reshape(x.shape)
+        grad_values = random_rows(x.numel() // x.shape[-1], k, x.dtype, 2)
+        grad_values = grad_values.reshape(*x.shape[:-1], k)
+    got = implementation.select(x, k, by, grad, grad_values)
+    assert_same_selection(got, expected_selection(x, k, by, grad, grad_values))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", SIZES)
-def test_selection(implementation: Implementation, dim: int, dtype: torch.dtype) -> None:
-    x = random_rows(7, dim, dtype)
-    for k in sorted({1, max(1, dim // 2), dim}):
-        for by in ("value", "abs"):
-            assert_exact(implementation, x, k, by)
+def test_random_rows(topk: Implementation, dim: int, dtype: torch.dtype) -> None:
+    x = random_rows(3, dim, dtype)
+    for k in sorted({1, min(20, dim), max(1, dim // 2), max(1, dim - 1), dim}):
+        for by in RULES:
+            check(topk, x, k, by)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("dim", "k"), [(4097, 50), (16_384, 100), (65_536, 100), (131_072, 3000)])
+def test_long_rows(topk: Implementation, dim: int, k: int, dtype: torch.dtype) -> None:
+    x = random_rows(2, dim, dtype)
+    x[1] = x[1].sort().values  # every entry beats those before it
+    check(topk, x, k, "value")
+    check(topk, x, k, "relu", with_grad=False)
+
+
+@pytest.mark.parametrize("dim", [160, 3000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ties_and_rows_of_one_value(topk: Implementation, dim: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    few = torch.randint(-2, 3, (4, dim), generator=generator).to(dtype)
+    one = torch.tensor([0.0, -0.0, 2.5, -2.5, float("nan"), float("-inf")], dtype=dtype)
+    rows = torch.cat([few, one[:, None].expand(-1, dim)])
+    # Post-ReLU rows: mostly zeros, fewer positive ones than k.
+    rows = torch.cat([rows, (random_rows(1, dim, dtype) - 2.5).clamp(min=0)])
+    for k in (1, 20, dim // 2, dim - 1, dim):
+        for by in RULES:
+            check(topk, rows, k, by, with_grad=k == 20)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_special_values(implementation: Implementation, dtype: torch.dtype) -> None:
+def test_special_values(topk: Implementation, dtype: torch.dtype) -> None:
     nan, inf, tiny = float("nan"), float("inf"), torch.finfo(dtype).tiny / 4
     x = torch.tensor(
         [
             [0.0, -0.0, 0.0, -0.0, 0.0, -0.0, 0.0],
             [-0.0, 0.0, -1.0, -0.0, 0.0, -2.0, tiny],
-            [2.5, 2.5, 2.5, 2.5, 2.5, 2.5, 2.5],
             [-3.0, 3.0, -3.0, 3.0, 1.0, -1.0, 3.0],
             [nan, 1.0, inf, -inf, nan, inf, -nan],
             [-nan, -nan, nan, nan, nan, -nan, nan],
@@ -145,106 +106,280 @@ def test_special_values(implementation: Implementation, dtype: torch.dtype) -> N
         dtype=torch.float64,
     ).to(dtype)
     # Conversions drop payloads: give one NaN another pattern by hand.
-    x.view(BITS[x.element_size()])[5, 2] = -3
+    x.view(BITS[x.element_size()])[4, 2] = -3
     for k in range(1, 8):
-        for by in ("value", "abs"):
-            assert_exact(implementation, x, k, by)
+        for by in RULES:
+            check(topk, x, k, by)
 
 
-def test_many_ties_keep_the_lowest_indices(implementation: Implementation) -> None:
-    x = torch.randint(0, 4, (20, 100), generator=torch.Generator().manual_seed(3)).float() - 2
-    for k in (1, 13, 50, 99):
-        assert_exact(implementation, x, k, "value")
-        assert_exact(implementation, x, k, "abs")
+def test_special_values_in_a_long_row(topk: Implementation) -> None:
+    x = random_rows(3, 2500, torch.float32)
+    x[0, ::100] = float("nan")
+    x[1, ::70] = float("inf")
+    x[1, 3::70] = -float("nan")
+    x[2] = float("-inf")
+    for k in (5, 25, 40, 2499):
+        for by in RULES:
+            check(topk, x, k, by)
+
+
+def test_gradients_reach_what_was_kept_only(topk: Implementation) -> None:
+    # Kept zeros; gradients that are not finite, kept and dropped.
+    x = torch.tensor([[0.0, -1.0, 0.0, 0.0, -1.0], [5.0, -6.0, 5.0, 5.0, 7.0]])
+    grad = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [6.0, float("nan"), 8.0, float("inf"), 9.0]])
+    grad_values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    for by in RULES:
+        for grads in ((grad, None), (None, grad_values)):
+            got = topk.select(x, 2, by, *grads)
+            assert_same_selection(got, expected_selection(x, 2, by, *grads))
+
+
+@pytest.mark.parametrize("dim", [5, 131, 2100])
+def test_rows_read_in_place(topk: Implementation, dim: int) -> None:
+    base = random_rows(7, dim + 3, torch.float32)
+    grad = random_rows(dim, 7, torch.float32)
+    for x in (base[:, 1 : dim + 1], base[::3, 2 : dim + 2], base[:1, :dim].expand(7, dim)):
+        for g in (grad.t()[: len(x)], torch.ones(1).expand(len(x), dim), None):
+            got = topk.select(x, 3, "value", g)
+            assert_same_selection(got, expected_selection(x, 3, "value", g))
 
 
 @pytest.mark.parametrize("k", [1, 8])
-def test_empty_batch(implementation: Implementation, k: int) -> None:
-    assert implementation(torch.empty(0, 8), k).shape == (0, 8)
+def test_empty_batch(topk: Implementation, k: int) -> None:
+    for shape in ((0, 8), (3, 0, 8)):
+        x = torch.empty(shape)
+        got = topk.select(x, k, "value", torch.empty(shape), None)
+        assert got.activation.shape == shape and got.dx is not None and got.dx.shape == shape
+        assert got.values.shape == got.indices.shape == (*shape[:-1], k)
 
 
-def test_non_contiguous_and_other_shapes(implementation: Implementation) -> None:
-    base = random_rows(60, 62, torch.float32)
-    for x in (base.t(), base[::3, 1::2], base[:1].expand(5, 62), base[0], base.view(4, 15, 62)):
-        assert_exact(implementation, x, 9, "value")
-
-
-@settings(max_examples=150, deadline=None)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_any_row(data: st.DataObject) -> None:
-    row = data.draw(st.lists(st.floats(width=32), min_size=1, max_size=40))
+def test_any_row(topk: Implementation, data: st.DataObject) -> None:
+    element = st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, 1.0, -1.0, float("nan")]))
+    row = data.draw(st.lists(element, min_size=1, max_size=200))
     k = data.draw(st.integers(1, len(row)))
-    by = data.draw(st.sampled_from(["value", "abs"]))
-    x = torch.tensor([row])
-    assert_exact(topk_activation, x, k, by)
-    assert_exact(topk_activation_reference, x, k, by)
+    by = data.draw(st.sampled_from(RULES))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    x = torch.tensor([row], dtype=torch.float64).to(dtype)
+    check(topk, x, k, by)
 
 
-@pytest.mark.parametrize("function", [topk_activation, topk_activation_reference])
-@pytest.mark.parametrize("by", ["value", "abs"])
-def test_gradient_passes_where_kept(function: Implementation, by: str) -> None:
-    # Ties and kept zeros: y != 0 is not the mask.
-    x = torch.tensor([[0.0, -1.0, 0.0, 0.0, -1.0], [5.0, -6.0, 5.0, 5.0, 7.0]], requires_grad=True)
-    grad = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [6.0, float("nan"), 8.0, float("inf"), 9.0]])
-    (got,) = torch.autograd.grad(function(x, 2, by=by), x, grad)
-    kept = torch.from_numpy(oracle_mask(x, 2, by))
-    torch.testing.assert_close(got, torch.where(kept, grad, 0.0), rtol=0, atol=0, equal_nan=True)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dim", [129, 2500])
+def test_device_code_in_any_order_of_threads(topk_program: object, dim: int, schedule: str) -> None:
+    device_code = Sanitized(topk_program, ON_DEVICE, schedule)
+    for k in (20, dim // 2):
+        check(device_code, random_rows(2, dim, torch.float32), k, "value")
+        check(device_code, random_rows(2, dim, torch.float32).round(), k, "abs")
 
 
-@pytest.mark.parametrize("function", [topk_activation, topk_activation_reference])
-def test_gradients_of_an_empty_batch_and_of_strided_inputs(function: Implementation) -> None:
-    empty = torch.empty(0, 8, requires_grad=True)
-    function(empty, 3).sum().backward()
-    assert empty.grad is not None and empty.grad.shape == (0, 8)
-    base = random_rows(6, 10, torch.float64).requires_grad_()
-    (got,) = torch.autograd.grad(function(base.t(), 2).sum(), base)
-    assert np.array_equal(got.numpy().astype(bool), oracle_mask(base.t(), 2, "value").T)
+def test_half_precision_sums_round_as_torch_does(topk: Implementation) -> None:
+    """Through the gradient, which is a sum: all patterns of both formats, also subnormal."""
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        grad = patterns.view(dtype)
+        grad = grad[grad.isfinite()][None]
+        other = grad[:, torch.randperm(grad.shape[1], generator=torch.Generator().manual_seed(5))]
+        x = torch.zeros(grad.shape, dtype=dtype)
+        for grad_values in (torch.zeros_like(grad), other, grad / 3):
+            dx = topk.select(x, x.shape[1], "value", grad, grad_values).dx
+            expected = (grad.double() + grad_values.double()).to(dtype)
+            assert dx is not None and torch.equal(bits(dx + 0), bits(expected + 0))
 
 
-@pytest.mark.parametrize("function", [topk_activation, topk_activation_reference])
-@pytest.mark.parametrize("by", ["value", "abs"])
-def test_gradcheck(function: Implementation, by: str) -> None:
+# What follows concerns the public function: layouts, tracing, arguments, backends.
+
+BOTH = pytest.mark.parametrize("function", [topk_activation, topk_activation_reference])
+
+
+@BOTH
+def test_any_layout(function: Function) -> None:
+    base = random_rows(60, 62, torch.float32)
+    layouts = [base.t(), base[:, 1::2], base[0], base.view(4, 15, 62)]
+    layouts += [base.view(4, 15, 62).transpose(0, 1), base.view(60, 2, 31)[:, 0]]
+    for x in layouts:
+        grad = torch.randn(x.shape)
+        x = x.detach().requires_grad_()
+        got = function(x, 9, by="abs", return_indices=True)
+        (dx,) = torch.autograd.grad(got.activation, x, grad)
+        expected = expected_selection(x, 9, "abs", grad)
+        for tensor, wanted in zip((*got, dx), expected, strict=True):
+            assert torch.equal(tensor, wanted)
+        assert got.activation.is_contiguous()
+
+
+@BOTH
+@pytest.mark.parametrize("by", RULES)
+def test_gradcheck(function: Function, by: str) -> None:
     # Distinct magnitudes, far apart: no finite difference crosses a tie.
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     x = ((order + 1.0) * torch.where(order % 3 == 0, -1, 1)).double().view(2, 12).requires_grad_()
-    call = partial(function, k=5, by=by)
-    assert torch.autograd.gradcheck(call, (x,))
-    assert torch.autograd.gradgradcheck(call, (x,))
+    for call in (
+        partial(function, k=5, by=by),
+        lambda x: function(x, 5, by=by, return_indices=True)[:2],
+        lambda x: function(x, 5, by=by, return_indices=True).values,
+    ):
+        assert torch.autograd.gradcheck(call, (x,))
+        assert torch.autograd.gradgradcheck(call, (x,))
 
 
-def test_raw_op_passes_opcheck() -> None:
+def test_unused_outputs_need_no_gradient() -> None:
+    x = random_rows(3, 10, torch.float32).requires_grad_()
+    out = topk_activation(x, 4, return_indices=True)
+    assert not out.indices.requires_grad
+    (alone,) = torch.autograd.grad(out.values.sum(), x, retain_graph=True)
+    assert torch.equal(alone.bool(), torch.from_numpy(expected_mask(x, 4)))
+    (unused,) = torch.autograd.grad(out.activation.sum() * 0 + x.sum(), x)
+    assert torch.equal(unused, torch.ones_like(x))
+
+
+def expected_mask(x: Tensor, k: int) -> np.ndarray:
+    indices = expected_selection(x, k, "value").indices.long()
+    return torch.zeros(x.shape, dtype=torch.bool).scatter(-1, indices, True).numpy()
+
+
+def need_kernel(device_type: str) -> None:
+    if not _extension.has_kernel("topk_activation", device_type):
+        pytest.skip(f"this build has no {device_type} kernels")
+
+
+def raw_ops() -> object:
     need_kernel("cpu")
-    topk_activation(torch.ones(1, 2), 1)  # registers the fake
-    op = torch.ops.sparse_aasist.topk_activation.default
+    topk_activation(torch.ones(1, 2), 1)  # registers the fakes
+    return torch.ops.sparse_aasist
+
+
+def test_raw_ops_pass_opcheck() -> None:
+    ops = raw_ops()
     for x in (random_rows(3, 10, torch.float32), random_rows(6, 5, torch.float64).t()):
-        torch.library.opcheck(op, (x, 4, False))
-        torch.library.opcheck(op, (x, 1, True))
+        for rule in range(3):
+            torch.library.opcheck(ops.topk_activation.default, (x, 4, rule))
+            torch.library.opcheck(ops.topk_activation_compact.default, (x, 4, rule))
+        _, values, coded = ops.topk_activation_compact(x, 4, 2)
+        backward = ops.topk_activation_backward.default
+        for grads in ((x, None), (None, values), (x, values)):
+            torch.library.opcheck(backward, (*grads, coded, x.shape[1]))
 
 
-def test_raw_op_refuses_what_would_break_it() -> None:
-    need_kernel("cpu")
-    topk_activation(torch.ones(1, 2), 1)
-    op = torch.ops.sparse_aasist.topk_activation.default
-    for x, k in ((torch.ones(2, 3), 0), (torch.ones(2, 3), 4), (torch.ones(2, 0), 1)):
-        with pytest.raises(RuntimeError, match="k must be in 1"):
-            op(x, k, False)
-    with pytest.raises(RuntimeError, match="last dimension"):
-        op(torch.tensor(1.0), 1, False)
-    with pytest.raises(RuntimeError, match="must be float32"):
-        op(torch.ones(2, 3, dtype=torch.int32), 1, False)
+def test_raw_ops_refuse_what_would_break_them() -> None:
+    ops = raw_ops()
+    for op in (ops.topk_activation, ops.topk_activation_compact):
+        for x, k in ((torch.ones(2, 3), 0), (torch.ones(2, 3), 4), (torch.ones(2, 0), 1)):
+            with pytest.raises(RuntimeError, match="k must be in 1"):
+                op(x, k, 0)
+        with pytest.raises(RuntimeError, match="last dimension"):
+            op(torch.tensor(1.0), 1, 0)
+        with pytest.raises(RuntimeError, match="must be float32"):
+            op(torch.ones(2, 3, dtype=torch.int32), 1, 0)
+        with pytest.raises(RuntimeError, match="no rule 3"):
+            op(torch.ones(2, 3), 1, 3)
+        with pytest.raises(RuntimeError, match="at most 131072"):
+            op(torch.ones(1, 131_073), 1, 0)
+    x, coded = torch.ones(2, 3), torch.zeros(2, 1, dtype=torch.int32)
+    for message, arguments in (
+        ("needs a gradient", (None, None, coded, 3)),
+        ("does not fit", (torch.ones(2, 4), None, coded, 3)),
+        ("do not fit", (x, torch.ones(2, 2), coded, 3)),
+        ("do not fit", (x, torch.ones(2, 1).double(), coded, 3)),
+        ("must be int32", (x, None, coded.long(), 3)),
+        ("k must be in 1", (torch.ones(2, 0), None, coded, 0)),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            ops.topk_activation_backward(*arguments)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["value", "abs"])
+@pytest.mark.parametrize("by", RULES)
 def test_compiles_as_one_graph(by: str) -> None:
-    compiled = torch.compile(partial(topk_activation, k=3, by=by), fullgraph=True)
+    def both(x: Tensor) -> tuple[Tensor, ...]:
+        return topk_activation(x, 3, by=by), *topk_activation(x, 2, by=by, return_indices=True)
+
+    compiled = torch.compile(both, fullgraph=True)
     x = random_rows(4, 12, torch.float32).requires_grad_()
-    y = compiled(x)
-    assert_exact(lambda x, k, by: y, x, 3, by)
-    (got,) = torch.autograd.grad(y.sum(), x)
-    assert np.array_equal(got.numpy().astype(bool), oracle_mask(x, 3, by))
+    got, expected = compiled(x), both(x)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    weights = random_rows(4, 12, torch.float32, 7)
+    losses = [(t[0] * weights).sum() + (t[2] ** 2).sum() for t in (got, expected)]
+    grads = [torch.autograd.grad(loss, x)[0] for loss in losses]
+    assert torch.equal(*grads)
     with torch.no_grad():
-        assert torch.equal(bits(compiled(x)), bits(y))
+        assert torch.equal(compiled(x)[0], expected[0])
+
+
+@pytest.mark.slow
+def test_exports_with_any_batch() -> None:
+    need_kernel("cpu")
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return topk_activation(x, 3)
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        Model(), (random_rows(4, 12, torch.float32),), dynamic_shapes=({0: batch},)
+    )
+    assert "sparse_aasist.topk_activation" in program.graph_module.code
+    x = random_rows(9, 12, torch.float32)
+    assert torch.equal(program.module()(x), topk_activation(x, 3))
+
+
+def test_functional_transforms() -> None:
+    x = random_rows(6, 8, torch.float32)
+    function = partial(topk_activation, k=3)
+    by_column = torch.func.vmap(function, in_dims=1, out_dims=1)(x)
+    assert torch.equal(by_column, function(x.t()).t())
+    per_sample = torch.func.vmap(torch.func.grad(lambda row: function(row).sum()))(x)
+    mask = torch.from_numpy(expected_mask(x, 3))
+    assert torch.equal(per_sample.bool(), mask)
+    _, tangent = torch.func.jvp(function, (x,), (torch.full_like(x, 2.0),))
+    assert torch.equal(tangent, torch.where(mask, 2.0, 0.0))
+
+
+def test_autocast_leaves_the_dtype_alone() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        x = random_rows(2, 8, dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(topk_activation(x, 3), topk_activation_reference(x, 3))
+
+
+def test_flushed_subnormals_stay_apart() -> None:
+    """A process that treats subnormals as zero must not see ties among them."""
+    tiny = torch.finfo(torch.float32).tiny / 8
+    x = torch.tensor([[0.0, tiny, 2 * tiny, -tiny]])
+    expected = expected_selection(x, 1, "value").indices
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush subnormals")
+    for function in (topk_activation, topk_activation_reference):
+        assert torch.equal(function(x, 1, return_indices=True).indices, expected)
+
+
+@pytest.mark.parametrize("dim", [160, 4096])
+def test_memory_of_a_training_step(dim: int) -> None:
+    """Beyond x: y, its gradient, dx and the compact pair; nothing else of size D."""
+    need_kernel("cpu")
+    rows, k = 64, 20
+    x = torch.randn(rows, dim, requires_grad=True)
+
+    def step() -> None:
+        y = topk_activation(x, k)
+        torch.autograd.grad(y, x, torch.ones_like(y))
+
+    step()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    in_use = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            in_use += event.nbytes()
+            peak = max(peak, in_use)
+    floats = 4 * rows * dim
+    compact = 8 * rows * k
+    assert 3 * floats <= peak <= 3 * floats + compact + 4096
 
 
 BAD_ARGUMENTS = [
@@ -259,24 +394,25 @@ BAD_ARGUMENTS = [
     (np.ones((2, 5), dtype=np.float32), 1, "value", TypeError, "must be a tensor, got ndarray"),
     (torch.ones(2, 0), 1, "value", ValueError, r"got shape \(2, 0\)"),
     (torch.tensor(1.0), 1, "value", ValueError, r"got shape \(\)"),
-    (torch.ones(2, 5), 1, "magnitude", ValueError, "by must be 'value' or 'abs', got 'magnitude'"),
+    (torch.ones(1, 131_073), 1, "value", ValueError, "at most 131,072, got 131,073"),
+    (torch.ones(2, 5), 1, "magnitude", ValueError, "by must be one of value, abs, relu, got 'mag"),
 ]
 
 
-@pytest.mark.parametrize("function", [topk_activation, topk_activation_reference])
+@BOTH
 @pytest.mark.parametrize(("x", "k", "by", "error", "message"), BAD_ARGUMENTS)
 def test_bad_arguments(
-    function: Implementation, x: Tensor, k: int, by: str, error: type[Exception], message: str
+    function: Function, x: Tensor, k: int, by: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         function(x, k, by=by)
 
 
 @pytest.fixture
-def nothing_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Make the extension look for its library in an empty folder, with nothing remembered."""
-    monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libsparse_aasist_ops.so")
-    cached = (_extension.load_failure, _choose, _warn_once)
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget which backend was chosen, before and after the test."""
+    monkeypatch.delenv("SPARSE_AASIST_BACKEND", raising=False)
+    cached = (_extension.load_failure, _backend_of_environment, _choose, _warn_once)
     for function in cached:
         function.cache_clear()
     yield
@@ -284,25 +420,67 @@ def nothing_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         function.cache_clear()
 
 
+@pytest.fixture
+def nothing_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nothing_remembered: None
+) -> None:
+    """Make the extension look for its library in an empty folder."""
+    monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libsparse_aasist_ops.so")
+
+
 @pytest.mark.usefixtures("nothing_compiled")
 def test_without_kernels_the_reference_runs_and_says_so_once() -> None:
     x = random_rows(3, 8, torch.float32)
     with pytest.warns(RuntimeWarning, match=r"plain PyTorch on cpu: nothing was compiled") as seen:
-        assert_exact(topk_activation, x, 3, "value")
-        assert_exact(topk_activation, x, 2, "abs")
+        for by in RULES:
+            got = topk_activation(x, 3, by=by)
+            assert torch.equal(got, expected_selection(x, 3, by).activation)
     assert len(seen) == 1
     assert "PyTorch reference (nothing was compiled)" in backend_report()["topk_activation"]
+    with backend("compiled"), pytest.raises(RuntimeError, match="no compiled kernel on cpu: noth"):
+        topk_activation(x, 3)
 
 
 @pytest.mark.usefixtures("nothing_compiled")
 def test_a_library_that_does_not_load_is_reported() -> None:
     _extension._LIBRARY.write_bytes(b"not a library")
+    x = random_rows(3, 8, torch.float32)
     with pytest.warns(RuntimeWarning, match=r"libsparse_aasist_ops.so does not load"):
-        assert_exact(topk_activation, random_rows(3, 8, torch.float32), 3, "value")
+        assert torch.equal(topk_activation(x, 3), topk_activation_reference(x, 3))
     assert _extension.load() is False
     assert _extension.build_info()["compiled"] is False
 
 
+def runs_as(x: Tensor) -> str:
+    return type(topk_activation(x, 1).grad_fn).__name__
+
+
+@pytest.mark.usefixtures("nothing_remembered")
+def test_backend_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_kernel("cpu")
+    x = torch.randn(2, 5, requires_grad=True)
+    compiled = runs_as(x)
+    with backend("reference"):
+        reference = runs_as(x)
+        assert "reference (asked for)" in backend_report()["topk_activation"]
+        with backend("compiled"):
+            assert runs_as(x) == compiled
+        assert runs_as(x) == reference != compiled
+    assert runs_as(x) == compiled
+    with pytest.raises(ValueError, match="must be one of compiled, reference, got 'cuda'"):
+        backend("cuda").__enter__()
+    monkeypatch.setenv("SPARSE_AASIST_BACKEND", "reference")
+    _backend_of_environment.cache_clear()
+    assert runs_as(x) == reference
+    monkeypatch.setenv("SPARSE_AASIST_BACKEND", "fast")
+    _backend_of_environment.cache_clear()
+    with pytest.raises(ValueError, match=r"SPARSE_AASIST_BACKEND must be one of .*got 'fast'"):
+        topk_activation(x, 1)
+
+
 def test_backend_report_names_what_runs() -> None:
     need_kernel("cpu")
-    assert backend_report()["topk_activation"].startswith("cpu: compiled kernel; cuda: ")
+    report = backend_report()
+    assert set(report) == {"topk_activation", "topk_linear"}
+    for line in report.values():
+        assert line.startswith(f"cpu: compiled kernel, {_extension.simd_level()}; cuda: ")

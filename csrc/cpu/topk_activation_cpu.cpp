@@ -1,78 +1,91 @@
-// topk_activation on a CPU: exact selection by std::nth_element.
-//
-//   rank(j) = (key(x_j), ~j), unique per row; kept: the k largest ranks, so at
-//   equal keys the lowest index wins.
+// topk_activation on a CPU: select (topk_select.h), write zeros and what is
+// kept; backward: write zeros and the gradients of what was kept.
 #include "topk_activation.h"
 
-#include <algorithm>
-#include <functional>
-#include <type_traits>
-#include <vector>
+#include "rows.h"
+#include "topk_select.h"
 
-#include "order_key.h"
-
-namespace sparse_aasist {
+namespace sparse_aasist::SPARSE_AASIST_SIMD {
 namespace {
 
-constexpr int kIndexBits = 32;
-
-__extension__ using Uint128 = unsigned __int128;
-
-// Key in the high bits, complemented index in the low 32.
-template <class Format>
-using Rank =
-    std::conditional_t<sizeof(typename Format::Bits) == sizeof(uint64_t),
-                       Uint128,
-                       uint64_t>;
-
-template <class Format>
-void run_rows(const TopkActivationParams& params,
-              int64_t row_begin,
-              int64_t row_end) {
+template <class Format, RankBy kBy>
+void forward_rows(const TopkActivationParams& params,
+                  int64_t row_begin,
+                  int64_t row_end,
+                  void* scratch) {
   using Bits = typename Format::Bits;
-  const uint32_t dim = static_cast<uint32_t>(params.dim);
-  const bool by_abs = params.by_abs;
-  // One pair of buffers for all rows of this call.
-  std::vector<Bits> key_buffer(dim);
-  std::vector<Rank<Format>> ranks(dim);
-  Bits* __restrict__ keys = key_buffer.data();
+  const int64_t dim = params.dim, k = params.k;
+  const bool streams =
+      params.rows * dim * int64_t{sizeof(Bits)} >= kStreamBytes;
+  RowSelector<Format, kBy> selector(params.dim, params.k, streams, scratch);
   for (int64_t row = row_begin; row < row_end; ++row) {
-    const int64_t offset = row * params.dim;
-    const Bits* __restrict__ x = static_cast<const Bits*>(params.x) + offset;
-    Bits* __restrict__ y = static_cast<Bits*>(params.y) + offset;
-    bool* __restrict__ mask = params.mask + offset;
-    for (uint32_t j = 0; j < dim; ++j)
-      keys[j] = order_key<Format>(x[j], by_abs);
-    for (uint32_t j = 0; j < dim; ++j)
-      ranks[j] = (Rank<Format>{keys[j]} << kIndexBits) | ~j;
-    const auto last_kept = ranks.begin() + (params.k - 1);
-    std::nth_element(ranks.begin(), last_kept, ranks.end(), std::greater<>());
-    const Bits last_key = static_cast<Bits>(*last_kept >> kIndexBits);
-    const uint32_t last_index = ~static_cast<uint32_t>(*last_kept);
-    for (uint32_t j = 0; j < dim; ++j) {
-      const bool kept =
-          (keys[j] > last_key) | ((keys[j] == last_key) & (j <= last_index));
-      mask[j] = kept;
-      y[j] = kept ? x[j] : Bits{0};
+    const Bits* x = at<Bits>(params.x, row * params.x_stride);
+    const int32_t* kept = selector.select(x, at<Bits>(params.y, row * dim));
+    if (params.indices == nullptr)
+      continue;
+    Bits* values = at<Bits>(params.values, row * k);
+    int32_t* indices = params.indices + row * k;
+    for (int64_t i = 0; i < k; ++i) {
+      const int32_t index = kept[i];
+      const Bits value = selector.value(x[index]);
+      const bool dead = kBy == RankBy::kRelu && value == 0;
+      values[i] = value;
+      indices[i] = dead ? ~index : index;
     }
   }
+  fence();
+}
+
+template <class Format>
+void backward_rows(const TopkActivationBackwardParams& params,
+                   int64_t row_begin,
+                   int64_t row_end) {
+  using Bits = typename Format::Bits;
+  const int64_t dim = params.dim, k = params.k;
+  const bool streams =
+      params.rows * dim * int64_t{sizeof(Bits)} >= kStreamBytes;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const Bits* grad = at<Bits>(params.grad, row * params.grad_row_stride);
+    const Bits* grad_values = at<Bits>(params.grad_values, row * k);
+    const int32_t* coded = params.indices + row * k;
+    const auto gradient = [&](int32_t i) -> Bits {
+      const int64_t index = coded[i];
+      if (index < 0)
+        return 0;
+      const int64_t offset = index * params.grad_dim_stride;
+      if (grad_values == nullptr)
+        return grad[offset];
+      if (grad == nullptr)
+        return grad_values[i];
+      return Format::from_double(Format::to_double(grad[offset]) +
+                                 Format::to_double(grad_values[i]));
+    };
+    write_sparse_row<Bits>(at<Bits>(params.dx, row * dim), params.dim, coded,
+                           params.k, streams, gradient);
+  }
+  fence();
 }
 
 }  // namespace
 
 void topk_activation_cpu(const TopkActivationParams& params,
                          int64_t row_begin,
-                         int64_t row_end) {
-  switch (params.format) {
-    case FloatFormat::kFloat32:
-      return run_rows<Float32>(params, row_begin, row_end);
-    case FloatFormat::kFloat64:
-      return run_rows<Float64>(params, row_begin, row_end);
-    case FloatFormat::kFloat16:
-      return run_rows<Float16>(params, row_begin, row_end);
-    case FloatFormat::kBFloat16:
-      return run_rows<BFloat16>(params, row_begin, row_end);
-  }
+                         int64_t row_end,
+                         void* scratch) {
+  with_format(params.format, [&](auto format) {
+    with_rank_by(params.by, [&](auto by) {
+      forward_rows<decltype(format), decltype(by)::value>(params, row_begin,
+                                                          row_end, scratch);
+    });
+  });
 }
 
-}  // namespace sparse_aasist
+void topk_activation_backward_cpu(const TopkActivationBackwardParams& params,
+                                  int64_t row_begin,
+                                  int64_t row_end) {
+  with_format(params.format, [&](auto format) {
+    backward_rows<decltype(format)>(params, row_begin, row_end);
+  });
+}
+
+}  // namespace sparse_aasist::SPARSE_AASIST_SIMD

@@ -18,7 +18,7 @@ from sparse_aasist.models.config import AASISTConfig
 from sparse_aasist.models.encoder import POOL_STEP, build_encoder
 from sparse_aasist.models.front_end import SincFrontEnd
 from sparse_aasist.models.graph import GraphAttention, GraphPool, HeteroGraphAttention
-from sparse_aasist.models.head import SparseEmbedding
+from sparse_aasist.models.head import SparseHead
 
 BRANCH_DROPOUT = 0.2
 
@@ -84,7 +84,7 @@ class AASIST(nn.Module):
         self.pool_hT2 = GraphPool(htrg_dim, hetero)
 
         self.drop_way = nn.Dropout(BRANCH_DROPOUT)
-        self.head = SparseEmbedding(config)
+        self.head = SparseHead(config)
         self.out_layer = nn.Linear(config.dim, 2)
 
     @classmethod
@@ -163,8 +163,8 @@ class AASIST(nn.Module):
             ],
             dim=1,
         )
-        embedding, dropped = self.head(readout)
-        return Output(embedding, self.out_layer(dropped))
+        # PARITY: the classifier is the model's own, because upstream's state dicts name it so.
+        return Output(*self.head(readout, self.out_layer))
 
     def _branch(self, number: int, temporal: Tensor, spectral: Tensor) -> tuple[Tensor, ...]:
         """Run one of the two heterogeneous stacks; return its (temporal, spectral, master)."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sparse_aasist.models.config import AASISTConfig
-from sparse_aasist.ops import topk_activation, topk_mask
+from sparse_aasist.ops import topk_activation, topk_linear
 
 EMBEDDING_DROPOUT = 0.5
 
 
-class SparseEmbedding(nn.Module):
-    """Turn the readout into the sparse embedding and its dropped-out copy for the classifier.
+class SparseHead(nn.Module):
+    """Turn the readout into the sparse embedding and the logits.
 
     Args:
         config: uses dim, k, topk_by, topk_order and sigmoid.
@@ -30,36 +30,47 @@ class SparseEmbedding(nn.Module):
         self.after_dropout = config.topk_order == "after_dropout"
         self.sigmoid = config.sigmoid
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the readout (B, D) to (embedding, classifier input), both (B, D).
+    def forward(self, hidden: Tensor, classifier: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Map the readout (B, D) to the embedding (B, D) and the logits (B, 2).
 
         The embedding is what is analysed: after TopK and before dropout, unless TopK is asked for
-        after dropout, where both are the same tensor.
+        after dropout.
         """
+        if self.k is None or self.sigmoid:
+            embedding = self._embed(hidden)
+            return embedding, classifier(embedding if self.after_dropout else self.drop(embedding))
+        scale = None
         if self.after_dropout:
-            embedding = self._select(*self._activate_and_drop(hidden))
-            return embedding, embedding
+            hidden = self.drop(hidden)
+        elif self.training:
+            # Dropout behind TopK is a factor on what is kept.
+            scale = self.drop(torch.ones_like(hidden))
+        logits, embedding = topk_linear(
+            hidden,
+            self.k,
+            classifier.weight,
+            classifier.bias,
+            by=self.by,
+            scale=scale,
+            return_activation=True,
+        )
+        return embedding, logits
+
+    def _embed(self, hidden: Tensor) -> Tensor:
+        """Return the embedding of the dense baseline or behind a sigmoid."""
         activation = torch.sigmoid(hidden) if self.sigmoid else hidden
-        embedding = self._select(activation, hidden)
-        return embedding, self.drop(embedding)
-
-    def _activate_and_drop(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        activation = self.drop(torch.sigmoid(hidden) if self.sigmoid else hidden)
-        if not (self.sigmoid and self.training):
-            return activation, hidden if self.sigmoid else activation
-        # A dropped value is 0, below every sigmoid; the others rank by pre-activation.
-        return activation, hidden.masked_fill(activation == 0, -torch.inf)
-
-    def _select(self, activation: Tensor, ranked: Tensor) -> Tensor:
-        """Keep the k highest entries; `ranked` is the pre-activation when a sigmoid was applied.
-
-        fp32 sigmoid is exactly 1 from about 17 on, so ranking its output would invent ties.
-        """
+        if self.after_dropout:
+            activation = self.drop(activation)
         if self.k is None:
             return activation
-        if self.sigmoid:
-            return torch.where(topk_mask(ranked, self.k), activation, 0.0)
-        return topk_activation(activation, self.k, by=self.by)
+        # Ranked by pre-activation: the fp32 sigmoid is exactly 1 from about 17 on, so ranking its
+        # output would invent ties.
+        ranked = hidden
+        if self.after_dropout and self.training:
+            # A dropped value is 0, below every sigmoid.
+            ranked = hidden.masked_fill(activation == 0, -torch.inf)
+        kept = topk_activation(ranked.detach(), self.k, return_indices=True).indices.long()
+        return torch.zeros_like(activation).scatter(-1, kept, activation.gather(-1, kept))
 
 
 def zero_fraction(embedding: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
-"""Choose between a compiled kernel and the PyTorch reference, once per op and device type."""
+"""Choose between the compiled kernels and the PyTorch references, per op and device type."""
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -10,18 +13,69 @@ import torch
 from sparse_aasist import _extension
 from sparse_aasist.ops._fakes import FAKES
 
+OPS = ("topk_activation", "topk_linear")
+BACKENDS = ("compiled", "reference")
+BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"
+
+_asked: list[str | None] = [None]
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Make all ops run on one backend inside a `with` block, in every thread.
+
+    Without it, and without the environment variable SPARSE_AASIST_BACKEND of the same meaning,
+    an op runs compiled where it can and as its reference elsewhere. A function that
+    `torch.compile` has traced keeps the backend that it was traced with.
+
+    Args:
+        name: "compiled", which makes a missing kernel an error, or "reference", plain PyTorch.
+
+    Raises:
+        ValueError: the name is another one.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    _asked.append(name)
+    try:
+        yield
+    finally:
+        _asked.pop()
+
 
 @torch.compiler.assume_constant_result
 def use_kernel(op: str, device_type: str) -> bool:
-    """Return whether `op` runs its compiled kernel on `device_type`; warn once when it does not."""
-    return _choose(op, device_type)
+    """Return whether `op` runs its compiled kernel on `device_type`.
+
+    Warns once per device type where a kernel might be expected and is missing.
+
+    Raises:
+        RuntimeError: compiled kernels are demanded and there is none.
+        ValueError: SPARSE_AASIST_BACKEND names no backend.
+    """
+    return _choose(op, device_type, _asked[-1] or _backend_of_environment())
 
 
 @cache
-def _choose(op: str, device_type: str) -> bool:
+def _backend_of_environment() -> str | None:
+    name = os.environ.get(BACKEND_VARIABLE) or None
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"{BACKEND_VARIABLE} must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+@cache
+def _choose(op: str, device_type: str, asked: str | None) -> bool:
+    if asked == "reference":
+        return False
     if _extension.has_kernel(op, device_type):
         _register_fakes()
         return True
+    if asked == "compiled":
+        raise RuntimeError(
+            f"{op} has no compiled kernel on {device_type}: {_why_reference(device_type)}; "
+            f"{_extension.REBUILD_HINT}"
+        )
     # Other devices (meta, mps, ...) have no kernel by design: nothing to warn of.
     if device_type in ("cpu", "cuda"):
         _warn_once(device_type)
@@ -46,12 +100,16 @@ def _warn_once(device_type: str) -> None:
 
 def backend_report() -> dict[str, str]:
     """Return, for each op, what runs it on a CPU and on a CUDA device, and why."""
-    return {op: "; ".join(_describe(op, device) for device in ("cpu", "cuda")) for op in FAKES}
+    return {op: "; ".join(_describe(op, device) for device in ("cpu", "cuda")) for op in OPS}
 
 
 def _describe(op: str, device_type: str) -> str:
+    asked = _asked[-1] or _backend_of_environment()
+    if asked == "reference":
+        return f"{device_type}: PyTorch reference (asked for)"
     if _extension.has_kernel(op, device_type):
-        return f"{device_type}: compiled kernel"
+        level = f", {_extension.simd_level()}" if device_type == "cpu" else ""
+        return f"{device_type}: compiled kernel{level}"
     return f"{device_type}: PyTorch reference ({_why_reference(device_type)})"
 
 
