@@ -20,7 +20,7 @@ DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 # Sources in csrc/cpu/ are compiled once per level, of which csrc/simd_level.cpp chooses one when
 # the program runs.
-_AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt")
+_AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 _X86_SIMD_FLAGS = {"portable": (), "avx2": _AVX2, "avx512": (*_AVX2, *_AVX512)}
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror", "all-warnings")

@@ -15,9 +15,13 @@
 
 #ifdef __CUDACC__
 
+#include <cstdint>
+
 #include <cuda_runtime.h>
 
 namespace sparse_aasist {
+
+constexpr int64_t kMaxBlocks = 0x7fffffff;  // limit of gridDim.x
 
 inline const char* launch_error() {
   const cudaError_t error = cudaGetLastError();

@@ -64,4 +64,40 @@ SPARSE_AASIST_INLINE T order_key(T bits) {
   return magnitude > Format::kInfinity ? nan : key;
 }
 
+// What a bisection on keys shares: are there keys between two?
+template <class Key>
+SPARSE_AASIST_INLINE bool are_neighbours(Key low, Key high) {
+  return static_cast<Key>(low + 1) == high;
+}
+
+// A key between low and high, which are not neighbours. Keys are, more or
+// less, logarithms of values, and half of them belong to values next to zero:
+// the first steps halve the range of values, which is much faster on data
+// spread around zero; the others halve that of keys, and there are at most as
+// many as a key has bits.
+template <class Format, class Key = typename Format::Bits>
+SPARSE_AASIST_INLINE Key middle_key(Key low, Key high, int32_t step) {
+  constexpr int32_t kStepsByValue = 4;
+  if constexpr (sizeof(typename Format::Bits) >= 4) {
+    using Real = std::conditional_t<sizeof(Key) == 4, float, double>;
+    if (step < kStepsByValue) {
+      const Key bits_low = low < 0 ? -low : low;
+      const Key bits_high = high < 0 ? -high : high;
+      const Real half_low = bit_cast<Real>(bits_low) / 2;
+      const Real half_high = bit_cast<Real>(bits_high) / 2;
+      const Real mean = (low < 0 ? -half_low : half_low) +
+                        (high < 0 ? -half_high : half_high);
+      const Key key = order_key<Format, RankBy::kValue>(bit_cast<Key>(mean));
+      // Not so where a range has infinite or NaN ends.
+      if (low < key && key < high)
+        return key;
+    }
+  }
+  // The range may exceed the largest Key.
+  using Wide = std::make_unsigned_t<Key>;
+  const Wide range =
+      static_cast<Wide>(static_cast<Wide>(high) - static_cast<Wide>(low));
+  return static_cast<Key>(static_cast<Wide>(low) + range / 2);
+}
+
 }  // namespace sparse_aasist

@@ -1,10 +1,7 @@
-// The level in use, and the op by which Python reads and limits it.
+// What the CPU has, and the level in use.
 #include "simd_level.h"
 
 #include <atomic>
-#include <cstdint>
-
-#include <torch/csrc/stable/library.h>
 
 namespace sparse_aasist {
 namespace {
@@ -12,8 +9,9 @@ namespace {
 SimdLevel level_of_cpu() {
 #ifdef __x86_64__
   // What the flags of the levels in build_backend/toolchain.py allow.
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") ||
-      !__builtin_cpu_supports("fma"))
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2") ||
+      !__builtin_cpu_supports("popcnt"))
     return SimdLevel::kPortable;
   if (!__builtin_cpu_supports("avx512f") ||
       !__builtin_cpu_supports("avx512bw") ||
@@ -29,21 +27,6 @@ SimdLevel level_of_cpu() {
 std::atomic<SimdLevel>& current() {
   static std::atomic<SimdLevel> level{level_of_cpu()};
   return level;
-}
-
-// Number of the level in use; asks for `most` first unless that is negative.
-int64_t simd_level_op(int64_t most) {
-  if (most >= 0)
-    limit_simd_level(static_cast<SimdLevel>(most));
-  return static_cast<int64_t>(simd_level());
-}
-
-STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {
-  m.def("simd_level(int most) -> int");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(sparse_aasist, CompositeExplicitAutograd, m) {
-  m.impl("simd_level", TORCH_BOX(&simd_level_op));
 }
 
 }  // namespace

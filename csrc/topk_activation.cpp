@@ -85,18 +85,20 @@ Tensor backward(std::optional<Tensor> grad,
                   ": backward needs a gradient");
   const Device device(indices);
   const Tensor& like = grad.has_value() ? *grad : *grad_values;
-  Tensor dx = new_tensor(like, with_last(indices, dim), like.scalar_type());
   std::optional<Rows> grad_rows;
   if (grad.has_value())
     grad_rows = as_rows(*grad, false);
   if (grad_values.has_value()) {
     grad_values = packed(*grad_values);
-    STD_TORCH_CHECK(grad_values->numel() == indices.numel() &&
-                        grad_values->scalar_type() == dx.scalar_type(),
+    STD_TORCH_CHECK(sizes_of(*grad_values) == sizes_of(indices) &&
+                        grad_values->scalar_type() == like.scalar_type() &&
+                        grad_values->device() == indices.device(),
                     kName, ": the gradients do not fit the indices");
   }
   TopkActivationBackwardParams params =
-      topk_backward_params(grad_rows, indices, dx, kName);
+      topk_backward_params(grad_rows, indices, like, dim, kName);
+  Tensor dx = new_tensor(like, with_last(indices, dim), like.scalar_type());
+  params.dx = dx.mutable_data_ptr();
   params.grad_values = data_or_null(grad_values);
   device.run(params);
   return dx;

@@ -27,12 +27,13 @@ struct TopkLinearBackwardParams {
   // indices: those of the forward; grad and its strides: of y, or null;
   // grad_values: null.
   TopkActivationBackwardParams topk;
+  // dx may be null.
   const void* grad_out;  // (rows, classes), contiguous
   const void* values;    // (rows, k), contiguous, as the forward left them
   const void* weight;    // (classes, dim), contiguous
   const void* scale;     // (rows, dim), contiguous; or null
-  void* dweight;         // (classes, dim), contiguous
-  void* dbias;           // (classes)
+  void* dweight;         // (classes, dim), contiguous; or null
+  void* dbias;           // (classes); or null, as dweight
   int32_t classes;
   double* partials;  // CUDA only: topk_linear_partials() float64
 };

@@ -53,22 +53,24 @@ inline TopkCall new_topk_call(const Tensor& x,
   return call;
 }
 
-// The parameters that both backward passes need; `grad` must outlive them.
+// The parameters that both backward passes need, but dx, for rows of `dim`
+// with the dtype of `like`; `grad` must outlive them.
 inline TopkActivationBackwardParams topk_backward_params(
     const std::optional<Rows>& grad,
     const Tensor& indices,
-    Tensor& dx,
+    const Tensor& like,
+    int64_t dim,
     const char* op) {
   STD_TORCH_CHECK(
       indices.scalar_type() == ScalarType::Int && indices.is_contiguous(), op,
       ": indices must be int32 and contiguous");
-  const int64_t dim = last_size(dx), k = last_size(indices);
+  const int64_t k = last_size(indices);
   STD_TORCH_CHECK(k >= 1 && k <= dim && dim <= kMaxDim, op,
                   ": k must be in 1..", dim, ", got ", k);
   STD_TORCH_CHECK(
-      !grad.has_value() || (grad->tensor.numel() == dx.numel() &&
-                            last_size(grad->tensor) == dim &&
-                            grad->tensor.scalar_type() == dx.scalar_type()),
+      !grad.has_value() || (sizes_of(grad->tensor) == with_last(indices, dim) &&
+                            grad->tensor.scalar_type() == like.scalar_type() &&
+                            grad->tensor.device() == indices.device()),
       op, ": the gradient does not fit the indices");
   TopkActivationBackwardParams params{};
   if (grad.has_value()) {
@@ -80,8 +82,7 @@ inline TopkActivationBackwardParams topk_backward_params(
   params.dim = static_cast<int32_t>(dim);
   params.k = static_cast<int32_t>(k);
   params.rows = indices.numel() / k;
-  params.format = format_of(dx, op);
-  params.dx = dx.mutable_data_ptr();
+  params.format = format_of(like, op);
   return params;
 }
 

@@ -50,16 +50,28 @@ SIMD_LEVELS = ("portable", "avx2", "avx512")
 """Instruction sets of the CPU kernels, lowest first; numbered so in csrc/simd_level.h."""
 
 
-def simd_level(most: str | None = None) -> str:
-    """Return which of SIMD_LEVELS the CPU kernels use: the highest that the CPU and build have.
+def simd_level() -> str:
+    """Return which of SIMD_LEVELS the CPU kernels use: the highest that CPU and build have."""
+    return _simd_level(-1)
 
-    Args:
-        most: use this one or a lower one from now on, in the whole process.
+
+def limit_simd_level(most: str) -> str:
+    """Make the CPU kernels use `most` or a lower level, in the whole process; return which.
+
+    Raises:
+        ValueError: there is no such level.
     """
+    if most not in SIMD_LEVELS:
+        raise ValueError(f"most must be one of {', '.join(SIMD_LEVELS)}, got {most!r}")
+    return _simd_level(SIMD_LEVELS.index(most))
+
+
+def _simd_level(most: int) -> str:
     import torch
 
-    limit = -1 if most is None else SIMD_LEVELS.index(most)
-    return SIMD_LEVELS[torch.ops.sparse_aasist.simd_level(limit)]
+    if not load():
+        raise RuntimeError(f"there are no CPU kernels: {load_failure()}; {REBUILD_HINT}")
+    return SIMD_LEVELS[torch.ops.sparse_aasist.simd_level(most)]
 
 
 def build_info() -> dict[str, Any]:

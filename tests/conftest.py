@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sparse_aasist._extension import SIMD_LEVELS, has_kernel, limit_simd_level
+
 if TYPE_CHECKING:
     from kernel_program import KernelProgram
     from topk_implementations import Functions, Sanitized
 
-SIMD_LEVELS = ("portable", "avx2", "avx512")
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -85,19 +86,22 @@ def topk(request: pytest.FixtureRequest) -> Functions | Sanitized:
     """Every implementation of the TopK ops, one after the other."""
     from topk_implementations import ON_DEVICE, Functions, Sanitized
 
-    from sparse_aasist import _extension
-
     kind, _, level = request.param.partition("-")
     if kind == "reference":
         return Functions("reference")
     if kind == "device":
         return Sanitized(request.getfixturevalue("topk_program"), ON_DEVICE)
     device = "cuda" if kind == "cuda" else "cpu"
-    if not _extension.has_kernel("topk_activation", device):
-        pytest.skip(f"this build has no {device} kernels")
+    if not has_kernel("topk_activation", device):
+        reason = f"this build has no {device} kernels"
+        if kind == "cuda" and os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+            pytest.fail(f"FAIL_WITHOUT_CUDA=1 is set but {reason}")
+        pytest.skip(reason)
     if kind == "cuda":
         return Functions("compiled", "cuda")
-    if _extension.simd_level(level) != level:
+    has_level = limit_simd_level(level) == level
+    limit_simd_level(SIMD_LEVELS[-1])
+    if not has_level:
         pytest.skip(f"this CPU or build has no {level}")
     if kind == "compiled":
         return Functions("compiled", simd=level)

@@ -46,6 +46,7 @@ def build_program(main: Path, ops: Sequence[str], folder: Path) -> Path:
     sources: list[tuple[Path, tuple[str, ...]]] = [
         (main, ()),
         (ROOT / "tests/simt/simt_shim.cpp", ()),
+        (ROOT / "csrc/simd_level.cpp", ()),
     ]
     for op in ops:
         sources.append((ROOT / f"csrc/cuda/{op}_cuda.cu", ("-x", "c++")))
@@ -128,7 +129,6 @@ class KernelProgram:
     def close(self) -> None:
         """End the program; the next call starts it again."""
         if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait()
+            self._process.kill()
+            self._process.communicate()
             self._process = None

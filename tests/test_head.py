@@ -126,6 +126,27 @@ def test_model_embedding_has_k_values_in_both_modes():
     torch.testing.assert_close(logits, model.out_layer(embedding))
 
 
+def test_a_classifier_with_a_hook_or_of_another_kind_is_called() -> None:
+    layer = SparseHead(AASISTConfig(dim=10, k=3)).eval()
+    classifier, seen = nn.Linear(10, 2), []
+    expected = layer(HIDDEN, classifier)
+    handle = classifier.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs))
+    hooked = layer(HIDDEN, classifier)
+    handle.remove()
+    torch.testing.assert_close(hooked, expected)
+    assert torch.equal(seen[0][0], expected[0])
+    torch.testing.assert_close(layer(HIDDEN, nn.Sequential(classifier)), expected)
+
+
+def test_dropout_alone_can_be_switched_on() -> None:
+    """Monte Carlo dropout: the rest of the model is in evaluation mode."""
+    layer = SparseHead(AASISTConfig(dim=10, k=10 - 1)).eval()
+    layer.drop.train()
+    torch.manual_seed(0)
+    _, classified = layer(torch.rand(50, 10) + 1, IDENTITY)
+    assert 0.3 < (classified.abs() < 1e-6).float().mean() < 0.8
+
+
 @pytest.mark.parametrize("order", ["before_dropout", "after_dropout"])
 def test_training_step_is_the_same_on_kernels_and_on_the_reference(order):
     """Same seed, dropout on: the backend of TopK must not show in loss, gradients or weights."""

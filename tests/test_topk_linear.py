@@ -128,6 +128,16 @@ def test_many_rows_add_up_in_chunks(topk: Implementation) -> None:
     check(topk, problem(700, 24, 3, torch.float32), 5, "value")
 
 
+def test_gradients_larger_than_the_caches(topk: Implementation) -> None:
+    if isinstance(topk, Sanitized) and topk.where[0] == ON_DEVICE:
+        pytest.skip("device code writes all rows alike, and these would take minutes")
+    tensors = problem(8_700, 1000, 2, torch.float32)
+    arguments = [tensors[n] for n in ("weight", "bias", "scale", "grad_output")]
+    got = topk.linear(tensors["x"], 9, "relu", *arguments, None)
+    expected = Functions("reference").linear(tensors["x"], 9, "relu", *arguments, None)
+    assert_close(got, Linear(*(t.double() for t in expected)), torch.float32, False)
+
+
 def test_columns_need_several_tiles(topk: Implementation) -> None:
     check(topk, problem(3, 3000, 7, torch.float32), 500, "relu")
 
@@ -199,6 +209,15 @@ def test_backends_agree_bit_for_bit(topk: Implementation) -> None:
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.needs_cuda
+def test_raw_ops_refuse_two_devices() -> None:
+    x, weight, bias = torch.ones(2, 3).cuda(), torch.ones(2, 3).cuda(), torch.ones(2).cuda()
+    ops = torch.ops.sparse_aasist
+    for layer in ((weight.cpu(), bias, None), (weight, bias.cpu(), None), (weight, bias, x.cpu())):
+        with pytest.raises(RuntimeError, match="device of x"):
+            ops.topk_linear(x, 1, 0, *layer, True)
+
+
 # What follows concerns the public function.
 
 BOTH = pytest.mark.parametrize("function", [topk_linear, topk_linear_reference])
@@ -246,6 +265,24 @@ def test_frozen_parts_get_no_gradient() -> None:
     assert not topk_linear(x, 4, weight.detach(), bias).requires_grad
 
 
+def test_an_activation_that_depends_on_nothing_needs_no_gradient() -> None:
+    x, layer = torch.randn(3, 9), torch.nn.Linear(9, 2)
+    for name in ("compiled" if _extension.load() else "reference", "reference"):
+        with backend(name):
+            got = topk_linear(x, 4, layer.weight, layer.bias, return_activation=True)
+        assert got.output.requires_grad and not got.activation.requires_grad
+
+
+def test_forward_mode() -> None:
+    x, layer = torch.randn(3, 9), torch.nn.Linear(9, 2).requires_grad_(False)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        output = topk_linear(dual, 4, layer.weight, layer.bias)
+        got = torch.autograd.forward_ad.unpack_dual(output).tangent
+    kept = topk_activation(x, 4) != 0
+    torch.testing.assert_close(got, kept.float() @ layer.weight.t())
+
+
 def test_second_gradients_are_refused_by_the_kernels() -> None:
     need_kernel()
     x, weight, bias = (torch.randn(s, requires_grad=True) for s in ((3, 9), (2, 9), (2,)))
@@ -287,9 +324,10 @@ def test_raw_ops_pass_opcheck() -> None:
         torch.library.opcheck(ops.topk_linear.default, (x, 4, 2, weight, bias, given, dense))
         _, _, values, coded = ops.topk_linear(x, 4, 2, weight, bias, given, dense)
         grads = (tensors["grad_output"], tensors["grad_activation"] if dense else None)
-        torch.library.opcheck(
-            ops.topk_linear_backward.default, (*grads, values, coded, weight, given)
-        )
+        for wants in ((True, True), (False, True), (True, False)):
+            torch.library.opcheck(
+                ops.topk_linear_backward.default, (*grads, values, coded, weight, given, *wants)
+            )
 
 
 def test_raw_ops_refuse_what_would_break_them() -> None:
@@ -301,10 +339,10 @@ def test_raw_ops_refuse_what_would_break_them() -> None:
     for message, arguments in (
         ("k must be in 1", (x, 4, 0, weight, bias, None, True)),
         ("weight must be", (x, 1, 0, torch.ones(2, 4), bias, None, True)),
-        ("weight must be", (x, 1, 0, weight, torch.ones(3), None, True)),
+        ("bias must be", (x, 1, 0, weight, torch.ones(3), None, True)),
         ("weight must be", (x, 1, 0, wide, torch.ones(1025), None, True)),
-        ("dtype of x", (x, 1, 0, weight.double(), bias, None, True)),
-        ("scale must have", (x, 1, 0, weight, bias, torch.ones(3), True)),
+        ("dtype and device of x", (x, 1, 0, weight.double(), bias, None, True)),
+        ("scale must have", (x, 1, 0, weight, bias, torch.ones(3, 2), True)),
     ):
         with pytest.raises(RuntimeError, match=message):
             ops.topk_linear(*arguments)
@@ -315,11 +353,14 @@ def test_raw_ops_refuse_what_would_break_them() -> None:
         ("does not fit", (grad, torch.ones(2, 4), values, coded, weight, None)),
         ("does not fit", (grad, None, torch.ones(2, 2), coded, weight, None)),
         ("must be int32", (grad, None, values, coded.long(), weight, None)),
-        ("scale must have", (grad, None, values, coded, weight, torch.ones(3))),
+        ("scale must have", (grad, None, values, coded, weight, torch.ones(3, 2))),
         ("weight must be", (grad, None, values, coded, bias, None)),
+        ("weight must be", (torch.ones(2, 0), None, values, coded, torch.ones(0, 3), None)),
+        ("weight must be", (torch.ones(2, 1025), None, values, coded, wide, None)),
+        ("k must be in 1", (grad, None, values, coded, torch.ones(2, 0), None)),
     ):
         with pytest.raises(RuntimeError, match=message):
-            ops.topk_linear_backward(*arguments)
+            ops.topk_linear_backward(*arguments, True, True)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import torch
 from kernel_program import KernelProgram
 from torch import Tensor
 
-from sparse_aasist import _extension
+from sparse_aasist._extension import SIMD_LEVELS, limit_simd_level
 from sparse_aasist.ops import backend, topk_activation, topk_linear
 from sparse_aasist.ops.topk_activation import RULES
 
@@ -60,10 +60,10 @@ class Functions:
         grad: Tensor | None = None,
         grad_values: Tensor | None = None,
     ) -> Selection:
-        x = x.detach().to(self.device).requires_grad_()
+        x = _on_device(x, self.device).requires_grad_()
         with self._settings():
             y, values, indices = topk_activation(x, k, by=by, return_indices=True)
-            dx = _gradients([y, values], [x], [grad, grad_values])[0]
+            dx = self._gradients([y, values], [x], [grad, grad_values])[0]
             # Without gradients another op runs.
             dense = topk_activation(x.detach(), k, by=by)
         assert torch.equal(bits(dense), bits(y))
@@ -80,25 +80,35 @@ class Functions:
         grad_output: Tensor,
         grad_activation: Tensor | None,
     ) -> Linear:
-        inputs = [t.detach().to(self.device).requires_grad_() for t in (x, weight, bias)]
-        scale = None if scale is None else scale.to(self.device)
+        inputs = [_on_device(t, self.device).requires_grad_() for t in (x, weight, bias)]
+        scale = None if scale is None else _on_device(scale, self.device)
         with self._settings():
             out, y = topk_linear(
                 inputs[0], k, *inputs[1:], by=by, scale=scale, return_activation=True
             )
-            grads = _gradients([out, y], inputs, [grad_output, grad_activation])
+            grads = self._gradients([out, y], inputs, [grad_output, grad_activation])
         return Linear(*(t.detach().cpu() for t in (out, y, *grads)))
+
+    def _gradients(
+        self, heads: list[Tensor], inputs: list[Tensor], grads: list[Tensor | None]
+    ) -> list[Tensor | None]:
+        pairs = zip(heads, grads, strict=True)
+        used = [(head, _on_device(grad, self.device)) for head, grad in pairs if grad is not None]
+        if not used:
+            return [None] * len(inputs)
+        heads, grads = zip(*used, strict=True)
+        return list(torch.autograd.grad(heads, inputs, grads))
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
         with backend(self.backend):
             if self.simd is not None:
-                _extension.simd_level(self.simd)
+                limit_simd_level(self.simd)
             try:
                 yield
             finally:
                 if self.simd is not None:
-                    _extension.simd_level(_extension.SIMD_LEVELS[-1])
+                    limit_simd_level(SIMD_LEVELS[-1])
 
 
 class Sanitized:
@@ -172,15 +182,14 @@ class Sanitized:
         return (*self.where, *scalars), arrays
 
 
-def _gradients(
-    heads: list[Tensor], inputs: list[Tensor], grads: list[Tensor | None]
-) -> list[Tensor | None]:
-    used = [
-        (head, g.to(head.device)) for head, g in zip(heads, grads, strict=True) if g is not None
-    ]
-    if not used:
-        return [None] * len(inputs)
-    return list(torch.autograd.grad([head for head, _ in used], inputs, [g for _, g in used]))
+def _on_device(tensor: Tensor, device: str) -> Tensor:
+    """Move a tensor with its layout: `to` would make a slice or an expanded tensor contiguous."""
+    tensor = tensor.detach()
+    size, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+    whole = tensor.as_strided(
+        (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0
+    )
+    return whole.to(device).as_strided(size, stride, offset)
 
 
 def _rows(x: Tensor) -> int:

@@ -1,27 +1,13 @@
-// Rows of tensors: addressing, and writing rows that are mostly zero.
+// Writing rows that are mostly zero.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "kept_rows.h"
 #include "simd.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
-
-// Element `offset` of the array at `base`, null where the array is.
-template <class T>
-inline T* at(void* base, int64_t offset) {
-  return base == nullptr ? nullptr : static_cast<T*>(base) + offset;
-}
-template <class T>
-inline const T* at(const void* base, int64_t offset) {
-  return base == nullptr ? nullptr : static_cast<const T*>(base) + offset;
-}
-
-// An index as topk_activation.h codes it, without the mark of relu.
-inline int32_t position(int32_t coded) {
-  return coded ^ (coded >> 31);
-}
 
 // An output of this size or more would not be found in a cache later. Writing
 // it past the caches saves reading every line before it is overwritten.

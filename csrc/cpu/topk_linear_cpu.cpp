@@ -71,18 +71,6 @@ void backward_rows(const TopkLinearBackwardParams& params,
   fence();
 }
 
-// First i with position(indices[i]) >= column, or k.
-inline int64_t lower_bound(const int32_t* indices, int64_t k, int32_t column) {
-  int64_t first = 0;
-  for (int64_t length = k; length > 0;) {
-    const int64_t half = length / 2;
-    const bool before = position(indices[first + half]) < column;
-    first = before ? first + half + 1 : first;
-    length = before ? length - half - 1 : half;
-  }
-  return first;
-}
-
 template <class Format>
 void backward_columns(const TopkLinearBackwardParams& params,
                       int32_t column_begin,
@@ -99,7 +87,7 @@ void backward_columns(const TopkLinearBackwardParams& params,
     const Bits* values = at<Bits>(params.values, row * k);
     const Bits* scale = at<Bits>(params.scale, row * dim);
     const int32_t* indices = topk.indices + row * k;
-    for (int64_t i = lower_bound(indices, k, column_begin);
+    for (int64_t i = lower_bound(indices, topk.k, column_begin);
          i < k && position(indices[i]) < column_end; ++i) {
       const int32_t index = indices[i];
       if (index < 0)

@@ -107,24 +107,8 @@ inline Bracket<Key> bracket(const Key* keys,
   return bracket;
 }
 
-// Key of the mean of two values, given by their keys.
-template <class Format, class Key = typename Format::Bits>
-inline Key mean_key(Key low, Key high) {
-  const auto value = [](Key key) {
-    const Key magnitude = static_cast<Key>(key < 0 ? -key : key);
-    const double absolute = Format::to_double(magnitude);
-    return key < 0 ? -absolute : absolute;
-  };
-  const double mean = (value(low) + value(high)) / 2;
-  return order_key<Format, RankBy::kValue, Key>(Format::from_double(mean));
-}
-
 // Bisects for the cut of `count` keys, at least k of them above `floor`; the
-// rest of their last vector is filled with the lowest Key. Keys are the
-// logarithms of values, more or less, and half of them belong to values next
-// to zero: the first steps halve the range of values, which is much faster on
-// data spread around zero, the others that of keys, which ends after as many
-// steps as a key has bits.
+// rest of their last vector is filled with the lowest Key.
 template <class Format, class Key = typename Format::Bits>
 inline Cut<Key> find_cut(const Key* keys, int32_t count, int32_t k, Key floor) {
   if (count == k)
@@ -132,19 +116,8 @@ inline Cut<Key> find_cut(const Key* keys, int32_t count, int32_t k, Key floor) {
   const int32_t padded = (count + kLanes<Key> - 1) / kLanes<Key> * kLanes<Key>;
   auto [low, high] = bracket<Format>(keys, padded, k, floor);
   int32_t above_high = 0;
-  int32_t steps_by_value = sizeof(Key) > 2 ? 4 : 0;
-  for (;;) {
-    // The gap may exceed the largest Key.
-    const uint64_t gap = static_cast<uint64_t>(high) - low;
-    if (gap == 1)
-      return {high, k - above_high};
-    Key middle = static_cast<Key>(static_cast<uint64_t>(low) + gap / 2);
-    if (steps_by_value > 0) {
-      --steps_by_value;
-      const Key mean = mean_key<Format>(low, high);
-      if (low < mean && mean < high)
-        middle = mean;
-    }
+  for (int32_t step = 0; !are_neighbours(low, high); ++step) {
+    const Key middle = middle_key<Format>(low, high, step);
     const int32_t above = count_above(keys, padded, middle);
     if (above == k)
       return {middle, 0};
@@ -155,6 +128,7 @@ inline Cut<Key> find_cut(const Key* keys, int32_t count, int32_t k, Key floor) {
       above_high = above;
     }
   }
+  return {high, k - above_high};
 }
 
 // Bits of the kept lanes of consecutive vectors.

@@ -4,22 +4,13 @@
 
 #include <cstdint>
 
+#include "kept_rows.h"
 #include "launch.h"
 
 namespace sparse_aasist {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int32_t kQuad = 4;
-
-// Element `offset` of the array at `base`, null where the array is.
-template <class T>
-__device__ __forceinline__ T* at(void* base, int64_t offset) {
-  return base == nullptr ? nullptr : static_cast<T*>(base) + offset;
-}
-template <class T>
-__device__ __forceinline__ const T* at(const void* base, int64_t offset) {
-  return base == nullptr ? nullptr : static_cast<const T*>(base) + offset;
-}
 
 template <class T>
 struct alignas(kQuad * sizeof(T)) Quad {

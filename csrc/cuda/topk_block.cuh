@@ -150,7 +150,6 @@ __device__ void narrow(const TopkActivationParams& params,
   keys.upper = static_cast<Key>(keys.lower | ((Key{1} << shift) - 1));
   keys.wanted -= shared.bin_before;
   keys.size = shared.bin_size;
-  __syncthreads();
 }
 
 // Marks what is above the class, lists (or marks as tied) what is in it, and

@@ -10,10 +10,6 @@
 namespace sparse_aasist {
 namespace {
 
-__device__ __forceinline__ int32_t position(int32_t index) {
-  return index < 0 ? ~index : index;
-}
-
 template <class Format>
 struct LinearFinish {
   TopkLinearParams params;
@@ -50,11 +46,11 @@ struct LinearFinish {
 
 // How the backward pass is cut up; a function of the sizes alone.
 struct Tiling {
-  int64_t chunks;          // of rows
-  int64_t rows_per_chunk;  //
-  int32_t tiles;           // of columns
-  int32_t tile_columns;    //
-  int64_t sums;            // per chunk: of weight and bias
+  int64_t chunks;  // of rows
+  int64_t rows_per_chunk;
+  int32_t tiles;  // of columns
+  int32_t tile_columns;
+  int64_t sums;  // per chunk: of weight and bias
 };
 
 constexpr int64_t kSharedSums = 6144;       // float64, 48 KB
@@ -72,20 +68,6 @@ Tiling tiling(int64_t rows, int32_t dim, int32_t classes) {
   t.tile_columns = static_cast<int32_t>(columns < dim ? columns : dim);
   t.tiles = (dim + t.tile_columns - 1) / t.tile_columns;
   return t;
-}
-
-// First i with position(indices[i]) >= column, or k.
-__device__ __forceinline__ int32_t lower_bound(const int32_t* indices,
-                                               int32_t k,
-                                               int32_t column) {
-  int32_t first = 0;
-  for (int32_t length = k; length > 0;) {
-    const int32_t half = length / 2;
-    const bool before = position(indices[first + half]) < column;
-    first = before ? first + half + 1 : first;
-    length = before ? length - half - 1 : half;
-  }
-  return first;
 }
 
 template <class Format>
@@ -122,8 +104,9 @@ __global__ void __launch_bounds__(32)
     const Bits* scale = at<Bits>(params.scale, row * dim);
     const int32_t* indices = topk.indices + row * k;
     Bits* dx = at<Bits>(topk.dx, row * dim);
-    for (int32_t index = begin + lane; index < end; index += 32)
-      dx[index] = 0;
+    if (dx != nullptr)
+      for (int32_t index = begin + lane; index < end; index += 32)
+        dx[index] = 0;
     // Also between the rows: a column's sum may belong to another lane next.
     __syncwarp();
     for (int32_t i = lower_bound(indices, k, begin) + lane;
@@ -143,14 +126,16 @@ __global__ void __launch_bounds__(32)
       gradient *= factor;
       if (grad_y != nullptr)
         gradient += Format::to_double(grad_y[index * topk.grad_dim_stride]);
-      dx[index] = Format::from_double(gradient);
+      if (dx != nullptr)
+        dx[index] = Format::from_double(gradient);
     }
     if (tile == 0)
       for (int32_t c = lane; c < classes; c += 32)
         sums[classes * columns + c] += Format::to_double(grad_out[c]);
   }
   __syncwarp();
-
+  if (params.dweight == nullptr)
+    return;
   double* partials = params.partials + chunk * tiling.sums;
   for (int32_t c = 0; c < classes; ++c)
     for (int32_t j = lane; j < columns; j += 32)
@@ -198,16 +183,20 @@ const char* topk_linear_backward_cuda(const TopkLinearBackwardParams& params,
     if (t.chunks > 0) {
       const unsigned shared_bytes = static_cast<unsigned>(
           sizeof(double) * params.classes * (t.tile_columns + 1));
-      const char* error = SPARSE_AASIST_LAUNCH(
-          (topk_linear_backward_kernel<Format>), blocks_for(t.chunks * t.tiles),
-          32, shared_bytes, stream, params, t);
+      const char* error =
+          SPARSE_AASIST_LAUNCH((topk_linear_backward_kernel<Format>),
+                               static_cast<unsigned>(t.chunks * t.tiles), 32,
+                               shared_bytes, stream, params, t);
       if (error != nullptr)
         return error;
     }
+    if (params.dweight == nullptr)
+      return nullptr;
     constexpr int64_t kThreads = 256;
-    return SPARSE_AASIST_LAUNCH((topk_linear_sum_kernel<Format>),
-                                blocks_for((t.sums + kThreads - 1) / kThreads),
-                                kThreads, 0, stream, params, t);
+    return SPARSE_AASIST_LAUNCH(
+        (topk_linear_sum_kernel<Format>),
+        static_cast<unsigned>((t.sums + kThreads - 1) / kThreads), kThreads, 0,
+        stream, params, t);
   });
 }
 

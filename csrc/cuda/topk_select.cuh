@@ -7,8 +7,7 @@
 
 namespace sparse_aasist {
 
-constexpr int64_t kMaxBlocks = 0x7fffffff;  // limit of gridDim.x
-
+// For kernels whose blocks walk on over the rows that are left.
 inline unsigned blocks_for(int64_t count) {
   return static_cast<unsigned>(count < kMaxBlocks ? count : kMaxBlocks);
 }

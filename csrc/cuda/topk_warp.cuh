@@ -3,8 +3,8 @@
 //
 // A row is read once and written once. A step of the bisection is one
 // comparison per register and one reduction over the warp; it ends when
-// exactly k keys lie above the pivot, after at most as many steps as a key
-// has bits. Lane l holds, for every group g, the entries 128 g + 4 l .. + 3.
+// exactly k keys lie above the pivot, or when the key of the k-th is known.
+// Lane l holds, for every group g, the entries 128 g + 4 l .. + 3.
 #pragma once
 
 #include "launch.h"
@@ -60,31 +60,42 @@ struct WarpCut {
 // Stands past the end of the row, below `below_all` of every format.
 constexpr int32_t kNothing = KeyRange<Float32>::kNothing;
 
-template <int kItems>
+__device__ __forceinline__ int32_t lower_of(int32_t a, int32_t b) {
+  return a < b ? a : b;
+}
+__device__ __forceinline__ int32_t higher_of(int32_t a, int32_t b) {
+  return a > b ? a : b;
+}
+
+// Bisects for the cut of the k highest keys, k < dim.
+template <class Format, int kItems>
 __device__ __forceinline__ WarpCut find_cut(const int32_t (&keys)[kItems],
-                                            int32_t k,
-                                            int32_t below_all) {
-  int32_t best = keys[0];
+                                            int32_t k) {
+  // Of g disjoint groups with g >= k, each has a key that is at least the
+  // lowest of the groups' highest keys. A lane has up to four groups.
+  int32_t best[kQuad];
 #pragma unroll
-  for (int32_t i = 1; i < kItems; ++i)
-    best = keys[i] > best ? keys[i] : best;
-  int32_t high = __reduce_max_sync(kAllLanes, best);
-  int32_t low = below_all;
-  if (k <= 32) {
-    // 32 keys are at least the lowest of the lanes' best.
-    const int32_t bound = __reduce_min_sync(kAllLanes, best);
-    low = bound > below_all ? bound - 1 : below_all;
-  }
+  for (int32_t e = 0; e < kQuad; ++e)
+    best[e] = keys[e];
+#pragma unroll
+  for (int32_t i = kQuad; i < kItems; ++i)
+    best[i % kQuad] = higher_of(best[i % kQuad], keys[i]);
+  const int32_t pair0 = higher_of(best[0], best[1]);
+  const int32_t pair1 = higher_of(best[2], best[3]);
+  int32_t high = higher_of(pair0, pair1);
+  int32_t low = high;
+  if (k > 64)
+    low = lower_of(lower_of(best[0], best[1]), lower_of(best[2], best[3]));
+  else if (k > 32)
+    low = lower_of(pair0, pair1);
+  high = __reduce_max_sync(kAllLanes, high);
+  low = __reduce_min_sync(kAllLanes, low);
+  constexpr int32_t kBelowAll = KeyRange<Format>::kBelowAll;
+  low = k <= 128 && low > kBelowAll ? low - 1 : kBelowAll;
+
   int32_t above_high = 0;
-  for (;;) {
-    // At least k keys are above `low`, and `above_high` < k above `high`. The
-    // gap may exceed the largest int32.
-    const uint32_t gap =
-        static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
-    if (gap == 1)
-      return {high, k - above_high};
-    const int32_t middle =
-        static_cast<int32_t>(static_cast<uint32_t>(low) + gap / 2);
+  for (int32_t step = 0; !are_neighbours(low, high); ++step) {
+    const int32_t middle = middle_key<Format, int32_t>(low, high, step);
     int32_t above = 0;
 #pragma unroll
     for (int32_t i = 0; i < kItems; ++i)
@@ -99,6 +110,7 @@ __device__ __forceinline__ WarpCut find_cut(const int32_t (&keys)[kItems],
       above_high = above;
     }
   }
+  return {high, k - above_high};
 }
 
 template <class Format, int kGroups>
@@ -118,10 +130,9 @@ __device__ __forceinline__ void select_row(const TopkActivationParams& params,
       keys[g * kQuad + e] =
           index + e < dim ? key_of<Format>(quad.of[e], params.by) : kNothing;
   }
-  constexpr int32_t kBelowAll = KeyRange<Format>::kBelowAll;
-  WarpCut cut{kBelowAll, 0};
+  WarpCut cut{KeyRange<Format>::kBelowAll, 0};
   if (params.k < dim)
-    cut = find_cut(keys, params.k, kBelowAll);
+    cut = find_cut<Format>(keys, params.k);
 
   Bits* y = at<Bits>(params.y, row * dim);
   int32_t position = 0;

@@ -36,13 +36,13 @@ class SparseHead(nn.Module):
         The embedding is what is analysed: after TopK and before dropout, unless TopK is asked for
         after dropout.
         """
-        if self.k is None or self.sigmoid:
+        if self.k is None or self.sigmoid or not _is_plain(classifier):
             embedding = self._embed(hidden)
             return embedding, classifier(embedding if self.after_dropout else self.drop(embedding))
         scale = None
         if self.after_dropout:
             hidden = self.drop(hidden)
-        elif self.training:
+        elif self.drop.training:
             # Dropout behind TopK is a factor on what is kept.
             scale = self.drop(torch.ones_like(hidden))
         logits, embedding = topk_linear(
@@ -57,20 +57,27 @@ class SparseHead(nn.Module):
         return embedding, logits
 
     def _embed(self, hidden: Tensor) -> Tensor:
-        """Return the embedding of the dense baseline or behind a sigmoid."""
+        """Return the embedding alone."""
         activation = torch.sigmoid(hidden) if self.sigmoid else hidden
         if self.after_dropout:
             activation = self.drop(activation)
         if self.k is None:
             return activation
+        if not self.sigmoid:
+            return topk_activation(activation, self.k, by=self.by)
         # Ranked by pre-activation: the fp32 sigmoid is exactly 1 from about 17 on, so ranking its
         # output would invent ties.
         ranked = hidden
-        if self.after_dropout and self.training:
+        if self.after_dropout and self.drop.training:
             # A dropped value is 0, below every sigmoid.
             ranked = hidden.masked_fill(activation == 0, -torch.inf)
         kept = topk_activation(ranked.detach(), self.k, return_indices=True).indices.long()
         return torch.zeros_like(activation).scatter(-1, kept, activation.gather(-1, kept))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Tell whether calling `layer` is no more than its weight and bias: no hooks, not replaced."""
+    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def zero_fraction(embedding: Tensor) -> Tensor:

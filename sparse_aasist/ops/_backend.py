@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 
 import torch
+from torch import Tensor
 
 from sparse_aasist import _extension
 from sparse_aasist.ops._fakes import FAKES
@@ -17,12 +19,14 @@ OPS = ("topk_activation", "topk_linear")
 BACKENDS = ("compiled", "reference")
 BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"
 
-_asked: list[str | None] = [None]
+# Of the `with` blocks that are open, the newest last. Blocks of several threads may overlap.
+_asked: dict[object, str] = {}
+_lock = Lock()
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Make all ops run on one backend inside a `with` block, in every thread.
+    """Make all ops of the process run on one backend inside a `with` block.
 
     Without it, and without the environment variable SPARSE_AASIST_BACKEND of the same meaning,
     an op runs compiled where it can and as its reference elsewhere. A function that
@@ -36,11 +40,12 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    _asked.append(name)
+    block = object()
+    _asked[block] = name
     try:
         yield
     finally:
-        _asked.pop()
+        del _asked[block]
 
 
 @torch.compiler.assume_constant_result
@@ -53,7 +58,23 @@ def use_kernel(op: str, device_type: str) -> bool:
         RuntimeError: compiled kernels are demanded and there is none.
         ValueError: SPARSE_AASIST_BACKEND names no backend.
     """
-    return _choose(op, device_type, _asked[-1] or _backend_of_environment())
+    return _choose(op, device_type, _asked_for())
+
+
+def device_type(x: Tensor) -> str:
+    """Return `x.device.type`, on a CPU without the objects on the way: they cost 2 us a call."""
+    return "cpu" if x.is_cpu else x.device.type
+
+
+def needs_reference() -> bool:
+    """Tell whether a `torch.func` transform or forward-mode AD is on: kernels have no rules."""
+    # Both in torch under these names since 2.0; autograd.Function asks the first, too.
+    forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return forward_mode or torch._C._are_functorch_transforms_active()
+
+
+def _asked_for() -> str | None:
+    return next(reversed(_asked.values())) if _asked else _backend_of_environment()
 
 
 @cache
@@ -69,7 +90,8 @@ def _choose(op: str, device_type: str, asked: str | None) -> bool:
     if asked == "reference":
         return False
     if _extension.has_kernel(op, device_type):
-        _register_fakes()
+        with _lock:
+            _register_fakes()
         return True
     if asked == "compiled":
         raise RuntimeError(
@@ -104,8 +126,7 @@ def backend_report() -> dict[str, str]:
 
 
 def _describe(op: str, device_type: str) -> str:
-    asked = _asked[-1] or _backend_of_environment()
-    if asked == "reference":
+    if _asked_for() == "reference":
         return f"{device_type}: PyTorch reference (asked for)"
     if _extension.has_kernel(op, device_type):
         level = f", {_extension.simd_level()}" if device_type == "cpu" else ""

@@ -37,9 +37,12 @@ def _topk_linear_backward(
     indices: Tensor,
     weight: Tensor,
     scale: Tensor | None,
+    want_dx: bool,
+    want_layer: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx = weight.new_empty((*indices.shape[:-1], weight.shape[1]))
-    return dx, weight.new_empty(weight.shape), weight.new_empty(weight.shape[:1])
+    dx = weight.new_empty((*indices.shape[:-1], weight.shape[1]) if want_dx else 0)
+    dweight = weight.new_empty(weight.shape if want_layer else 0)
+    return dx, dweight, weight.new_empty(weight.shape[:1] if want_layer else 0)
 
 
 # One entry for each op that csrc/ registers, under its name.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparse_aasist.ops._backend import use_kernel
+from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
 
 RULES = {"value": 0, "abs": 1, "relu": 2}
 """What is ranked, and the number of it in csrc/order_key.h."""
@@ -51,8 +51,9 @@ def topk_activation(
     entry was kept and zero elsewhere; f is the identity or, with by="relu", max(x, 0).
 
     Selection is exact in every dtype. Autocast does not change it: the op runs in the dtype of x.
-    `torch.compile` and `torch.export` trace through it; under `torch.func` transforms (vmap,
-    grad, jvp) it runs as plain PyTorch. Gradients are deterministic, of any order.
+    `torch.compile` and `torch.export` trace through it, with k and D fixed; under `torch.func`
+    transforms (vmap, grad, jvp) and forward-mode AD it runs as plain PyTorch. Gradients are
+    deterministic, of any order; backward needs the indices unchanged.
 
     Args:
         x: (..., D), float32, float64, float16 or bfloat16, any strides; 1 <= D <= 131,072. A row
@@ -78,7 +79,7 @@ def topk_activation(
         tensor([3., 0., 2., 0.])
     """
     rule = check_topk(x, k, by)
-    if not use_kernel(_NAME, x.device.type) or in_functorch():
+    if not use_kernel(_NAME, device_type(x)) or needs_reference():
         return topk_activation_reference(x, k, by=by, return_indices=return_indices)
     if torch.is_grad_enabled() and x.requires_grad:
         if return_indices:
@@ -131,12 +132,6 @@ def check_topk(x: Tensor, k: int, by: str) -> int:
     if by not in RULES:
         raise ValueError(f"by must be one of {', '.join(RULES)}, got {by!r}")
     return RULES[by]
-
-
-def in_functorch() -> bool:
-    """Tell whether a `torch.func` transform is running, for which kernels have no rules."""
-    # In torch under this name since 2.0; autograd.Function asks it too.
-    return torch._C._are_functorch_transforms_active()
 
 
 class _TopkActivation(torch.autograd.Function):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparse_aasist.ops._backend import use_kernel
-from sparse_aasist.ops.topk_activation import check_topk, in_functorch, topk_activation_reference
+from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
+from sparse_aasist.ops.topk_activation import check_topk, topk_activation_reference
 
 MAX_CLASSES = 1024
 """Most outputs of the layer."""
@@ -51,8 +51,10 @@ def topk_linear(
     and thread counts agree but for rare last bits. The backward pass is deterministic.
 
     Autocast does not change x: weight, bias and scale are cast to its dtype. `torch.compile` and
-    `torch.export` trace through it; under `torch.func` transforms it runs as plain PyTorch.
-    Gradients can be taken once.
+    `torch.export` trace through it, with k, C and D fixed; under `torch.func` transforms and
+    forward-mode AD it runs as plain PyTorch. Gradients can be taken once. Where weight or
+    gradients are not finite, the kernels, which read what is kept only, and the reference, which
+    multiplies by zeros, differ.
 
     Args:
         x: (..., D), float32, float64, float16 or bfloat16, any strides; 1 <= D <= 131,072.
@@ -75,12 +77,10 @@ def topk_linear(
     """
     rule = check_topk(x, k, by)
     weight, bias, scale = _layer(x, weight, bias, scale)
-    if not use_kernel(_NAME, x.device.type) or in_functorch():
-        return topk_linear_reference(
-            x, k, weight, bias, by=by, scale=scale, return_activation=return_activation
-        )
+    if not use_kernel(_NAME, device_type(x)) or needs_reference():
+        return _reference(x, k, by, weight, bias, scale, return_activation)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias))
-    run = _TopkLinear.apply if needs_grad else torch.ops.sparse_aasist.topk_linear
+    run = _TopkLinear.apply if needs_grad else torch.ops.sparse_aasist.topk_linear.default
     output, activation, *_ = run(x, k, rule, weight, bias, scale, return_activation)
     return TopkLinearOutput(output, activation) if return_activation else output
 
@@ -101,11 +101,23 @@ def topk_linear_reference(
     """
     check_topk(x, k, by)
     weight, bias, scale = _layer(x, weight, bias, scale)
+    return _reference(x, k, by, weight, bias, scale, return_activation)
+
+
+def _reference(
+    x: Tensor,
+    k: int,
+    by: str,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    return_activation: bool,
+) -> Tensor | TopkLinearOutput:
     activation = topk_activation_reference(x, k, by=by)
     kept = activation.double()
     if scale is not None:
         kept = kept * scale.double()
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(device_type(x), enabled=False):
         output = F.linear(kept, weight.double(), bias.double()).to(x.dtype)
     return TopkLinearOutput(output, activation) if return_activation else output
 
@@ -124,12 +136,16 @@ class _TopkLinear(torch.autograd.Function):
         scale: Tensor | None,
         dense: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        output, activation, values, coded = torch.ops.sparse_aasist.topk_linear(
+        output, activation, values, coded = torch.ops.sparse_aasist.topk_linear.default(
             x, k, rule, weight, bias, scale, dense
         )
         ctx.save_for_backward(values, coded, weight, scale)
         ctx.set_materialize_grads(False)
-        return output, activation if dense else None
+        if not dense:
+            return output, None
+        if not ctx.needs_input_grad[0]:
+            ctx.mark_non_differentiable(activation)
+        return output, activation
 
     @staticmethod
     @once_differentiable
@@ -139,9 +155,13 @@ class _TopkLinear(torch.autograd.Function):
         values, coded, weight, scale = ctx.saved_tensors
         if grad_output is None:
             grad_output = values.new_zeros((*values.shape[:-1], weight.shape[0]))
-        dx, dweight, dbias = torch.ops.sparse_aasist.topk_linear_backward(
-            grad_output, grad_activation, values, coded, weight, scale
+        # Of x, weight and bias.
+        wants = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
+        grads = torch.ops.sparse_aasist.topk_linear_backward.default(
+            *(grad_output, grad_activation, values, coded, weight, scale),
+            *(wants[0], wants[1] or wants[2]),
         )
+        dx, dweight, dbias = (g if want else None for g, want in zip(grads, wants, strict=True))
         return dx, None, None, dweight, dbias, None, None
 
 
@@ -153,9 +173,9 @@ def _layer(
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.device != x.device:
+        if not (tensor.is_cpu and x.is_cpu) and tensor.device != x.device:
             raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(device_type(x)):
         named = {name: tensor.to(x.dtype) for name, tensor in named.items()}
     for name, tensor in named.items():
         if tensor.dtype != x.dtype:

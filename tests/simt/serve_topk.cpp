@@ -1,5 +1,5 @@
 // The kernels of topk_activation and topk_linear, device and CPU code, for
-// tests/topk_kernels.py.
+// tests/topk_implementations.py.
 #include <memory>
 
 #include "cpu/topk_scratch.h"
@@ -13,21 +13,13 @@ namespace {
 
 constexpr int64_t kOnDevice = -1;
 
-// The CPU function of that name at a level, as a constant expression of it.
-#ifdef __x86_64__
-#define AT_LEVEL(level, function)    \
-  ((level) == 2   ? avx512::function \
-   : (level) == 1 ? avx2::function   \
-                  : portable::function)
-#else
-#define AT_LEVEL(level, function) portable::function
-#endif
-
 // Each call begins with where it runs (kOnDevice, or a SIMD level) and the
 // schedule of the device.
 int64_t begin(const Call& call) {
+  const int64_t where = call.scalars.at(0);
   set_schedule(static_cast<Schedule>(call.scalars.at(1)));
-  return call.scalars.at(0);
+  limit_simd_level(static_cast<SimdLevel>(where == kOnDevice ? 0 : where));
+  return where;
 }
 
 // Scalars: where, schedule, format, by, rows, dim, k, stride of x.
@@ -57,7 +49,7 @@ const char* run_activation(const Call& call) {
   const TopkActivationParams params = selection(call, 0, 1);
   if (where == kOnDevice)
     return topk_activation_cuda(params, nullptr);
-  AT_LEVEL(where, topk_activation_cpu)
+  SPARSE_AASIST_AT_SIMD_LEVEL(topk_activation_cpu)
   (params, 0, params.rows, scratch_of(params).get());
   return nullptr;
 }
@@ -79,7 +71,8 @@ const char* run_activation_backward(const Call& call) {
   params.dx = call.array(3);
   if (where == kOnDevice)
     return topk_activation_backward_cuda(params, nullptr);
-  AT_LEVEL(where, topk_activation_backward_cpu)(params, 0, params.rows);
+  SPARSE_AASIST_AT_SIMD_LEVEL(topk_activation_backward_cpu)(params, 0,
+                                                            params.rows);
   return nullptr;
 }
 
@@ -96,7 +89,7 @@ const char* run_linear(const Call& call) {
   params.out = call.array(7);
   if (where == kOnDevice)
     return topk_linear_cuda(params, nullptr);
-  AT_LEVEL(where, topk_linear_cpu)
+  SPARSE_AASIST_AT_SIMD_LEVEL(topk_linear_cpu)
   (params, 0, params.topk.rows, scratch_of(params.topk).get());
   return nullptr;
 }
@@ -130,14 +123,14 @@ const char* run_linear_backward(const Call& call) {
     params.partials = partials.get();
     return topk_linear_backward_cuda(params, nullptr);
   }
-  AT_LEVEL(where, topk_linear_backward_rows_cpu)
+  SPARSE_AASIST_AT_SIMD_LEVEL(topk_linear_backward_rows_cpu)
   (params, 0, params.topk.rows);
   const int32_t step = static_cast<int32_t>(call.scalars.at(9));
   for (int32_t column = 0; column < dim; column += step) {
     const int32_t end = column + step < dim ? column + step : dim;
     const std::unique_ptr<double[]> sums(
         new double[(end - column) * params.classes]);
-    AT_LEVEL(where, topk_linear_backward_columns_cpu)
+    SPARSE_AASIST_AT_SIMD_LEVEL(topk_linear_backward_columns_cpu)
     (params, column, end, sums.get());
   }
   return nullptr;

@@ -24,6 +24,13 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
+namespace sparse_aasist {
+
+// Few, so that kernels which walk over their rows with all blocks do walk.
+constexpr int64_t kMaxBlocks = 3;
+
+}  // namespace sparse_aasist
+
 namespace sparse_aasist::simt {
 
 struct Index {
