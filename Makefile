@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 RUN := runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-cuda bench check cuda-check clean
+.PHONY: help demo test test-cuda bench bench-cuda check cuda-check clean
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -21,8 +21,17 @@ test: $(VENV)/.dev ## the whole test suite
 test-cuda: $(VENV)/.dev ## the suite on a machine with a GPU; a missing GPU is a failure
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -q --benchmark-skip
 
-bench: $(VENV)/.dev ## the benchmarks against the pure PyTorch path
-	$(BIN)/python -m pytest benchmarks -q --benchmark-sort=name
+bench: $(VENV)/.dev ## all benchmarks on this CPU; writes benchmarks/results and docs/benchmarks.md
+	$(call run_benchmarks,cpu)
+
+bench-cuda: $(VENV)/.dev ## the same on a GPU
+	$(call run_benchmarks,cuda)
+
+define run_benchmarks
+	@mkdir -p build
+	$(BIN)/python -m pytest benchmarks -q --device $(1) --benchmark-json=build/bench_$(1).json
+	$(BIN)/python benchmarks/report.py build/bench_$(1).json "make $@"
+endef
 
 check: $(VENV)/.dev ## format and lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
