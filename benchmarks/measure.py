@@ -6,6 +6,8 @@ the launch of kernels counts; the clock is read after a synchronisation.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import platform
 import time
@@ -21,13 +23,14 @@ from sparse_aasist._extension import simd_level
 ROUND_S = 0.005
 """A round repeats the function for about this long."""
 MEASURED_S = 0.4
-LEAST_ROUNDS, MOST_ROUNDS = 5, 80
-WARM_UPS = 5
+LEAST_ROUNDS, MOST_ROUNDS = 11, 80
+WARM_UPS = 8
 
 
 def measure(benchmark: BenchmarkFixture, function: Callable[[], object], device: str) -> None:
     """Let `benchmark` time `function`, warmed up, in rounds that the clock resolves."""
     run = _replayed(function) if device == "cuda" else function
+    gc.collect()
     times = []
     for _ in range(WARM_UPS):
         started = clock()
@@ -80,6 +83,12 @@ def _replayed(function: Callable[[], object]) -> Callable[[], object]:
     with torch.cuda.graph(graph):
         function()
     return graph.replay
+
+
+def return_memory() -> None:
+    """Return what earlier benchmarks left to the system: gigabytes, in cycles and in malloc."""
+    gc.collect()
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
 
 
 def peak_memory(function: Callable[[], object], device: str) -> int:
