@@ -12,8 +12,9 @@ import pytest
 from sparse_aasist._extension import SIMD_LEVELS, has_kernel, limit_simd_level
 
 if TYPE_CHECKING:
+    from graph_implementations import GraphFunctions, GraphSanitized
     from kernel_program import KernelProgram
-    from topk_implementations import Functions, Sanitized
+    from topk_implementations import TopkFunctions, TopkSanitized
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -60,37 +61,64 @@ def weights_dir() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def topk_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
-    """TopK kernels outside of torch, under sanitizers."""
+def _program(name: str, ops: tuple[str, ...], folder: Path) -> Iterator[KernelProgram]:
     from kernel_program import KernelProgram, build_program
 
-    main = Path(__file__).parent / "simt" / "serve_topk.cpp"
-    ops = ("topk_activation", "topk_linear")
-    program = KernelProgram(build_program(main, ops, tmp_path_factory.mktemp("kernels")))
+    main = Path(__file__).parent / "simt" / f"serve_{name}.cpp"
+    program = KernelProgram(build_program(main, ops, folder))
     yield program
     program.close()
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        "reference",
-        *(f"compiled-{level}" for level in SIMD_LEVELS),
-        *(f"sanitized-{level}" for level in SIMD_LEVELS),
-        "device-code",
-        pytest.param("cuda", marks=pytest.mark.needs_cuda),
-    ],
+@pytest.fixture(scope="session")
+def topk_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
+    """TopK kernels outside of torch, under sanitizers."""
+    folder = tmp_path_factory.mktemp("topk_kernels")
+    yield from _program("topk", ("topk_activation", "topk_linear"), folder)
+
+
+@pytest.fixture(scope="session")
+def graph_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
+    """Graph kernels outside of torch, under sanitizers."""
+    folder = tmp_path_factory.mktemp("graph_kernels")
+    yield from _program("graph", ("graph_attention", "graph_pool"), folder)
+
+
+IMPLEMENTATIONS = (
+    "reference",
+    *(f"compiled-{level}" for level in SIMD_LEVELS),
+    *(f"sanitized-{level}" for level in SIMD_LEVELS),
+    "device-code",
+    pytest.param("cuda", marks=pytest.mark.needs_cuda),
 )
-def topk(request: pytest.FixtureRequest) -> Functions | Sanitized:
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+def topk(request: pytest.FixtureRequest) -> TopkFunctions | TopkSanitized:
     """Every implementation of the TopK ops, one after the other."""
-    from topk_implementations import ON_DEVICE, Functions, Sanitized
+    from topk_implementations import TopkFunctions, TopkSanitized
+
+    return _implementation(request, "topk", TopkFunctions, TopkSanitized)
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+def graph(request: pytest.FixtureRequest) -> GraphFunctions | GraphSanitized:
+    """Every implementation of the graph ops, one after the other."""
+    from graph_implementations import GraphFunctions, GraphSanitized
+
+    return _implementation(request, "graph", GraphFunctions, GraphSanitized)
+
+
+def _implementation(
+    request: pytest.FixtureRequest, name: str, functions: type, sanitized: type
+) -> object:
+    from implementations import ON_DEVICE
 
     kind, _, level = request.param.partition("-")
     if kind == "reference":
-        return Functions("reference")
+        return functions("reference")
     if kind == "device":
-        return Sanitized(request.getfixturevalue("topk_program"), ON_DEVICE)
+        return sanitized(request.getfixturevalue(f"{name}_program"), ON_DEVICE)
     device = "cuda" if kind == "cuda" else "cpu"
     if not has_kernel("topk_activation", device):
         reason = f"this build has no {device} kernels"
@@ -98,14 +126,14 @@ def topk(request: pytest.FixtureRequest) -> Functions | Sanitized:
             pytest.fail(f"FAIL_WITHOUT_CUDA=1 is set but {reason}")
         pytest.skip(reason)
     if kind == "cuda":
-        return Functions("compiled", "cuda")
+        return functions("compiled", "cuda")
     has_level = limit_simd_level(level) == level
     limit_simd_level(SIMD_LEVELS[-1])
     if not has_level:
         pytest.skip(f"this CPU or build has no {level}")
     if kind == "compiled":
-        return Functions("compiled", simd=level)
-    return Sanitized(request.getfixturevalue("topk_program"), SIMD_LEVELS.index(level))
+        return functions("compiled", simd=level)
+    return sanitized(request.getfixturevalue(f"{name}_program"), SIMD_LEVELS.index(level))
 
 
 @pytest.fixture(scope="session", autouse=True)

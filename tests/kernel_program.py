@@ -49,8 +49,9 @@ def build_program(main: Path, ops: Sequence[str], folder: Path) -> Path:
         (ROOT / "csrc/simd_level.cpp", ()),
     ]
     for op in ops:
-        sources.append((ROOT / f"csrc/cuda/{op}_cuda.cu", ("-x", "c++")))
-        sources += [(ROOT / f"csrc/cpu/{op}_cpu.cpp", flags) for flags in simd_flags().values()]
+        sources += [(path, ("-x", "c++")) for path in ROOT.glob(f"csrc/cuda/{op}*_cuda.cu")]
+        for path in ROOT.glob(f"csrc/cpu/{op}*_cpu.cpp"):
+            sources += [(path, flags) for flags in simd_flags().values()]
     objects = [folder / f"{number}.o" for number in range(len(sources))]
     commands = [
         [*cxx, *FLAGS, *flags, "-c", str(source), "-o", str(target)]

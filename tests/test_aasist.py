@@ -218,6 +218,15 @@ def test_the_master_is_never_dropped_out():
     torch.testing.assert_close(updated, expected)
 
 
+@pytest.mark.slow
+def test_the_graph_half_compiles_as_one_graph(model):
+    features = torch.randn(2, 64, 23, 29, generator=torch.Generator().manual_seed(0)).abs()
+    with torch.no_grad():
+        expected = model._classify(features)
+        got = torch.compile(model._classify, fullgraph=True)(features)
+    torch.testing.assert_close(tuple(got), tuple(expected))
+
+
 def test_only_the_third_ratio_and_temperature_serve_the_heterogeneous_half():
     waveform = torch.randn(1, 8000)
     outputs = []

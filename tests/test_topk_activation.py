@@ -11,15 +11,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from implementations import BITS, ON_DEVICE, SCHEDULES, bits
 from measure import peak_memory
 from topk_implementations import (
-    BITS,
-    ON_DEVICE,
-    SCHEDULES,
-    Functions,
-    Sanitized,
+    TopkFunctions,
+    TopkSanitized,
     assert_same_selection,
-    bits,
     expected_selection,
 )
 from torch import Tensor
@@ -37,7 +34,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 RULES = ("value", "abs", "relu")
 # Either side of every border: a vector, a warp's groups, a warp and a block, a candidate buffer.
 SIZES = (1, 2, 31, 64, 100, 129, 160, 320, 385, 1000, 1024, 1025, 2048, 2051)
-Implementation = Functions | Sanitized
+Implementation = TopkFunctions | TopkSanitized
 Function = Callable[..., Tensor]
 
 
@@ -134,13 +131,13 @@ def test_outputs_larger_than_the_caches(
     topk: Implementation, dim: int, dtype: torch.dtype, by: str
 ) -> None:
     """They are written past the caches, where rows begin at any address."""
-    if isinstance(topk, Sanitized) and topk.where[0] == ON_DEVICE:
+    if isinstance(topk, TopkSanitized) and topk.where[0] == ON_DEVICE:
         pytest.skip("device code writes all rows alike, and these would take minutes")
     rows = (33 << 20) // (dim * dtype.itemsize)
     x, grad = torch.randn(rows, dim).to(dtype), torch.randn(rows, dim).to(dtype)
     x[::7] -= 3  # fewer positive entries than k in some rows
     got = topk.select(x, 50, by, grad)
-    assert_same_selection(got, Functions("reference").select(x, 50, by, grad))
+    assert_same_selection(got, TopkFunctions("reference").select(x, 50, by, grad))
 
 
 def test_gradients_reach_what_was_kept_only(topk: Implementation) -> None:
@@ -190,7 +187,7 @@ def test_any_row(topk: Implementation, data: st.DataObject) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dim", [129, 2500])
 def test_device_code_in_any_order_of_threads(topk_program: object, dim: int, schedule: str) -> None:
-    device_code = Sanitized(topk_program, ON_DEVICE, schedule)
+    device_code = TopkSanitized(topk_program, ON_DEVICE, schedule)
     for k in (20, dim // 2):
         check(device_code, random_rows(2, dim, torch.float32), k, "value")
         check(device_code, random_rows(2, dim, torch.float32).round(), k, "abs")

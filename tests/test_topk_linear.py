@@ -6,16 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from implementations import ON_DEVICE, SCHEDULES, bits
 from kernel_program import KernelProgram
-from topk_implementations import (
-    ON_DEVICE,
-    SCHEDULES,
-    Functions,
-    Linear,
-    Sanitized,
-    bits,
-    expected_selection,
-)
+from topk_implementations import Linear, TopkFunctions, TopkSanitized, expected_selection
 from torch import Tensor
 
 from sparse_aasist import _extension
@@ -27,7 +20,7 @@ from sparse_aasist.ops import (
 )
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-Implementation = Functions | Sanitized
+Implementation = TopkFunctions | TopkSanitized
 Function = Callable[..., Tensor]
 
 
@@ -129,12 +122,12 @@ def test_many_rows_add_up_in_chunks(topk: Implementation) -> None:
 
 
 def test_gradients_larger_than_the_caches(topk: Implementation) -> None:
-    if isinstance(topk, Sanitized) and topk.where[0] == ON_DEVICE:
+    if isinstance(topk, TopkSanitized) and topk.where[0] == ON_DEVICE:
         pytest.skip("device code writes all rows alike, and these would take minutes")
     tensors = problem(8_700, 1000, 2, torch.float32)
     arguments = [tensors[n] for n in ("weight", "bias", "scale", "grad_output")]
     got = topk.linear(tensors["x"], 9, "relu", *arguments, None)
-    expected = Functions("reference").linear(tensors["x"], 9, "relu", *arguments, None)
+    expected = TopkFunctions("reference").linear(tensors["x"], 9, "relu", *arguments, None)
     assert_close(got, Linear(*(t.double() for t in expected)), torch.float32, False)
 
 
@@ -187,7 +180,7 @@ def test_rows_read_in_place(topk: Implementation) -> None:
 def test_sums_do_not_depend_on_how_columns_are_shared(topk_program: KernelProgram) -> None:
     tensors = problem(50, 100, 3, torch.float32)
     arguments = [tensors[n] for n in ("weight", "bias", "scale", "grad_output", "grad_activation")]
-    portable = Sanitized(topk_program, 0)
+    portable = TopkSanitized(topk_program, 0)
     runs = [portable.linear(tensors["x"], 9, "relu", *arguments, columns=n) for n in (1, 7, 100)]
     for run in runs[1:]:
         assert all(torch.equal(bits(a), bits(b)) for a, b in zip(run, runs[0], strict=True))
@@ -195,7 +188,7 @@ def test_sums_do_not_depend_on_how_columns_are_shared(topk_program: KernelProgra
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_device_code_in_any_order_of_threads(topk_program: KernelProgram, schedule: str) -> None:
-    device_code = Sanitized(topk_program, ON_DEVICE, schedule)
+    device_code = TopkSanitized(topk_program, ON_DEVICE, schedule)
     check(device_code, problem(70, 160, 2, torch.float32), 20, "value")
     check(device_code, problem(2, 2500, 3, torch.float32), 50, "relu")
 
@@ -205,7 +198,7 @@ def test_backends_agree_bit_for_bit(topk: Implementation) -> None:
     tensors = problem(64, 160, 2, torch.float32)
     arguments = [tensors[n] for n in ("weight", "bias", "scale", "grad_output")]
     got = topk.linear(tensors["x"], 20, "value", *arguments, None)
-    expected = Functions("reference").linear(tensors["x"], 20, "value", *arguments, None)
+    expected = TopkFunctions("reference").linear(tensors["x"], 20, "value", *arguments, None)
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(got, expected, strict=True))
 
 
@@ -305,7 +298,7 @@ def test_is_deterministic_for_any_number_of_threads() -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             arguments = [tensors[n] for n in ("weight", "bias", "scale", "grad_output")]
-            implementation = Functions("compiled" if _extension.load() else "reference")
+            implementation = TopkFunctions("compiled" if _extension.load() else "reference")
             runs.append(implementation.linear(tensors["x"], 20, "value", *arguments, None))
     finally:
         torch.use_deterministic_algorithms(False)

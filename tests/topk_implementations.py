@@ -6,25 +6,15 @@ GPU through the public functions, and to CPU and device code under sanitizers (k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from kernel_program import KernelProgram
+from implementations import FORMATS, Functions, Sanitized, bits, on_device, unwritten
 from torch import Tensor
 
-from sparse_aasist._extension import SIMD_LEVELS, limit_simd_level
-from sparse_aasist.ops import backend, topk_activation, topk_linear
+from sparse_aasist.ops import topk_activation, topk_linear
 from sparse_aasist.ops.topk_activation import RULES
-
-# Numbers of csrc/float_format.h: FloatFormat.
-FORMATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-ON_DEVICE = -1
-SCHEDULES = ("ascending", "descending", "shuffled")
-UNWRITTEN = 0x5A
 
 
 class Selection(NamedTuple):
@@ -46,11 +36,8 @@ class Linear(NamedTuple):
     dbias: Tensor
 
 
-class Functions:
-    """The public functions on a backend, device and SIMD level."""
-
-    def __init__(self, backend_name: str, device: str = "cpu", simd: str | None = None) -> None:
-        self.backend, self.device, self.simd = backend_name, device, simd
+class TopkFunctions(Functions):
+    """The public functions."""
 
     def select(
         self,
@@ -60,8 +47,8 @@ class Functions:
         grad: Tensor | None = None,
         grad_values: Tensor | None = None,
     ) -> Selection:
-        x = _on_device(x, self.device).requires_grad_()
-        with self._settings():
+        x = on_device(x, self.device).requires_grad_()
+        with self.settings():
             y, values, indices = topk_activation(x, k, by=by, return_indices=True)
             dx = self._gradients([y, values], [x], [grad, grad_values])[0]
             # Without gradients another op runs.
@@ -80,9 +67,9 @@ class Functions:
         grad_output: Tensor,
         grad_activation: Tensor | None,
     ) -> Linear:
-        inputs = [_on_device(t, self.device).requires_grad_() for t in (x, weight, bias)]
-        scale = None if scale is None else _on_device(scale, self.device)
-        with self._settings():
+        inputs = [on_device(t, self.device).requires_grad_() for t in (x, weight, bias)]
+        scale = None if scale is None else on_device(scale, self.device)
+        with self.settings():
             out, y = topk_linear(
                 inputs[0], k, *inputs[1:], by=by, scale=scale, return_activation=True
             )
@@ -93,30 +80,15 @@ class Functions:
         self, heads: list[Tensor], inputs: list[Tensor], grads: list[Tensor | None]
     ) -> list[Tensor | None]:
         pairs = zip(heads, grads, strict=True)
-        used = [(head, _on_device(grad, self.device)) for head, grad in pairs if grad is not None]
+        used = [(head, on_device(grad, self.device)) for head, grad in pairs if grad is not None]
         if not used:
             return [None] * len(inputs)
         heads, grads = zip(*used, strict=True)
         return list(torch.autograd.grad(heads, inputs, grads))
 
-    @contextmanager
-    def _settings(self) -> Iterator[None]:
-        with backend(self.backend):
-            if self.simd is not None:
-                limit_simd_level(self.simd)
-            try:
-                yield
-            finally:
-                if self.simd is not None:
-                    limit_simd_level(SIMD_LEVELS[-1])
 
-
-class Sanitized:
-    """CPU or device code under sanitizers; `where` is ON_DEVICE or the number of a SIMD level."""
-
-    def __init__(self, program: KernelProgram, where: int, schedule: str = "ascending") -> None:
-        self.program = program
-        self.where = (where, SCHEDULES.index(schedule))
+class TopkSanitized(Sanitized):
+    """The kernels themselves."""
 
     def select(
         self,
@@ -135,7 +107,7 @@ class Sanitized:
         grad_content, row_stride, dim_stride = _storage(grad, x)
         scalars = (*self.where, FORMATS[x.dtype], _rows(x), dim, k, row_stride, dim_stride)
         given = torch.empty(0, dtype=x.dtype) if grad_values is None else grad_values
-        arrays = (grad_content, given, coded, _unwritten(x.shape, x.dtype))
+        arrays = (grad_content, given, coded, unwritten(x.shape, x.dtype))
         dx = self.program.call("topk_activation_backward", scalars, arrays)[-1]
         return Selection(y, values, indices, dx)
 
@@ -155,14 +127,14 @@ class Sanitized:
         absent = torch.empty(0, dtype=x.dtype)
         scale = absent if scale is None else scale
         scalars, arrays = self._selection(x, k, by)
-        out = _unwritten((*x.shape[:-1], classes), x.dtype)
+        out = unwritten((*x.shape[:-1], classes), x.dtype)
         results = self.program.call(
             "topk_linear", (*scalars, classes), (*arrays, weight, bias, scale, out)
         )
         _, y, values, coded, *_, out = results
         content, row_stride, dim_stride = _storage(grad_activation, x)
         shape = (*self.where, FORMATS[x.dtype], _rows(x), dim, k, row_stride, dim_stride, classes)
-        written = [_unwritten(t.shape, x.dtype) for t in (y, weight, bias)]
+        written = [unwritten(t.shape, x.dtype) for t in (y, weight, bias)]
         inputs = (grad_output, content, values, coded, weight, scale)
         results = self.program.call("topk_linear_backward", (*shape, columns), (*inputs, *written))
         return Linear(out, y, *results[-3:])
@@ -175,21 +147,11 @@ class Sanitized:
         scalars = (FORMATS[x.dtype], RULES[by], _rows(x), x.shape[-1], k, row_stride)
         arrays = (
             content,
-            _unwritten(x.shape, x.dtype),
-            _unwritten(compact, x.dtype),
-            _unwritten(compact, torch.int32),
+            unwritten(x.shape, x.dtype),
+            unwritten(compact, x.dtype),
+            unwritten(compact, torch.int32),
         )
         return (*self.where, *scalars), arrays
-
-
-def _on_device(tensor: Tensor, device: str) -> Tensor:
-    """Move a tensor with its layout: `to` would make a slice or an expanded tensor contiguous."""
-    tensor = tensor.detach()
-    size, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
-    whole = tensor.as_strided(
-        (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0
-    )
-    return whole.to(device).as_strided(size, stride, offset)
 
 
 def _rows(x: Tensor) -> int:
@@ -209,20 +171,6 @@ def _storage(tensor: Tensor | None, like: Tensor) -> tuple[Tensor, int, int]:
     (rows, dim), (row_stride, dim_stride) = matrix.shape, matrix.stride()
     span = (rows - 1) * row_stride + (dim - 1) * dim_stride + 1
     return matrix.as_strided((span,), (1,)), row_stride, dim_stride
-
-
-def _unwritten(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return an output whose contents are no result: what a kernel leaves out shows."""
-    return torch.empty(shape, dtype=dtype).view(torch.uint8).fill_(UNWRITTEN).view(dtype)
-
-
-def bits(x: Tensor) -> Tensor:
-    """Return the bit patterns of x as integers, one and the same for every NaN.
-
-    PyTorch's own gather and scatter may change the sign and the payload of a NaN.
-    """
-    x = x.detach().cpu().contiguous()
-    return torch.where(x.isnan(), -1, x.view(BITS[x.element_size()]))
 
 
 def kept_by_sorting(x: Tensor, k: int, by: str) -> np.ndarray:

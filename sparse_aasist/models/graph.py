@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparse_aasist.ops import Master, graph_attention, graph_pool, hetero_graph_attention
+
 INPUT_DROPOUT = 0.2
 POOL_DROPOUT = 0.3
 
@@ -39,10 +41,11 @@ class GraphAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map nodes (B, N, D) to nodes (B, N, O)."""
         x = self.input_drop(x)
-        hidden = torch.tanh(self.att_proj(_node_products(x)))
-        scores = (hidden @ self.att_weight).squeeze(-1) / self.temperature
-        attention = scores.softmax(dim=-1)
-        out = self.proj_with_att(attention @ x) + self.proj_without_att(x)
+        vector = self.att_weight.squeeze(1)
+        read = graph_attention(
+            x, self.att_proj.weight, self.att_proj.bias, vector, self.temperature
+        )
+        out = self.proj_with_att(read) + self.proj_without_att(x)
         return F.selu(_normalise_nodes(self.bn, out))
 
 
@@ -81,27 +84,21 @@ class HeteroGraphAttention(nn.Module):
         num_type1 = x1.shape[1]
         # PARITY: the nodes are dropped out after projection and joining; the master never is.
         x = self.input_drop(torch.cat([self.proj_type1(x1), self.proj_type2(x2)], dim=1))
-        hidden = torch.tanh(self.att_proj(_node_products(x)))
-        attention = (self._pair_scores(hidden, num_type1) / self.temperature).softmax(dim=-1)
-        master = self._update_master(x, master)
-        out = self.proj_with_att(attention @ x) + self.proj_without_att(x)
-        out = F.selu(_normalise_nodes(self.bn, out))
-        return out[:, :num_type1], out[:, num_type1:], master
-
-    def _pair_scores(self, hidden: Tensor, num_type1: int) -> Tensor:
-        vectors = torch.cat([self.att_weight11, self.att_weight12, self.att_weight22], dim=1)
-        within1, across, within2 = (hidden @ vectors).unbind(dim=-1)
-        is_type1 = torch.arange(hidden.shape[1], device=hidden.device) < num_type1
-        same = is_type1[:, None] == is_type1[None, :]
-        return torch.where(same, torch.where(is_type1[:, None], within1, within2), across)
-
-    def _update_master(self, x: Tensor, master: Tensor) -> Tensor:
         # PARITY: a learned master enters as (1, 1, D) and broadcasts; its update reads the
         # dropped-out nodes and has neither batch normalisation nor SELU.
-        hidden = torch.tanh(self.att_projM(x * master))
-        attention = ((hidden @ self.att_weightM) / self.temperature).softmax(dim=1)
-        summary = attention.transpose(1, 2) @ x
-        return self.proj_with_attM(summary) + self.proj_without_attM(master)
+        read, summary = hetero_graph_attention(
+            x,
+            num_type1,
+            self.att_proj.weight,
+            self.att_proj.bias,
+            torch.cat([self.att_weight11, self.att_weight22, self.att_weight12], dim=1).t(),
+            self.temperature,
+            Master(master, self.att_projM.weight, self.att_projM.bias, self.att_weightM.squeeze(1)),
+        )
+        master = self.proj_with_attM(summary) + self.proj_without_attM(master)
+        out = self.proj_with_att(read) + self.proj_without_att(x)
+        out = F.selu(_normalise_nodes(self.bn, out))
+        return out[:, :num_type1], out[:, num_type1:], master
 
 
 class GraphPool(nn.Module):
@@ -121,17 +118,9 @@ class GraphPool(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map nodes (B, N, D) to (B, max(int(N * ratio), 1), D) in descending score order."""
         # PARITY: scores come from a dropped-out copy, the gathered nodes are the undropped ones.
-        scores = torch.sigmoid(self.proj(self.drop(h)))
-        kept = max(int(h.shape[1] * self.ratio), 1)
-        # PARITY: the order matters, because two pooled branches are later combined node by node.
-        # A stable sort keeps the lowest index first among equal scores.
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :kept]
-        return (h * scores).gather(1, order.expand(-1, -1, h.shape[2]))
-
-
-def _node_products(x: Tensor) -> Tensor:
-    """Return x_i * x_j for all pairs: (B, N, D) -> (B, N, N, D)."""
-    return x.unsqueeze(2) * x.unsqueeze(1)
+        # The order matters, because two pooled branches are later combined node by node.
+        scale = self.drop(torch.ones_like(h)) if self.drop.training else None
+        return graph_pool(h, self.proj.weight, self.proj.bias, self.ratio, scale=scale)
 
 
 def _normalise_nodes(bn: nn.BatchNorm1d, x: Tensor) -> Tensor:

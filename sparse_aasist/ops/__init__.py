@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from sparse_aasist.ops._backend import backend, backend_report
+from sparse_aasist.ops.graph_attention import (
+    HeteroAttentionOutput,
+    Master,
+    graph_attention,
+    graph_attention_reference,
+    hetero_graph_attention,
+    hetero_graph_attention_reference,
+)
+from sparse_aasist.ops.graph_pool import graph_pool, graph_pool_reference
 from sparse_aasist.ops.topk_activation import (
     TopkOutput,
     topk_activation,
@@ -11,10 +20,18 @@ from sparse_aasist.ops.topk_activation import (
 from sparse_aasist.ops.topk_linear import TopkLinearOutput, topk_linear, topk_linear_reference
 
 __all__ = [
+    "HeteroAttentionOutput",
+    "Master",
     "TopkLinearOutput",
     "TopkOutput",
     "backend",
     "backend_report",
+    "graph_attention",
+    "graph_attention_reference",
+    "graph_pool",
+    "graph_pool_reference",
+    "hetero_graph_attention",
+    "hetero_graph_attention_reference",
     "topk_activation",
     "topk_activation_reference",
     "topk_linear",

@@ -45,6 +45,68 @@ def _topk_linear_backward(
     return dx, dweight, weight.new_empty(weight.shape[:1] if want_layer else 0)
 
 
+def _graph_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    vectors: Tensor,
+    num_type1: int,
+    temperature: float,
+    master: Tensor | None,
+    *_: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    real = x.dtype if x.dtype is torch.float64 else torch.float32
+    batch, nodes, dim = x.shape
+    masters = 0 if master is None else batch
+    return (
+        x.new_empty(x.shape),
+        x.new_empty((batch, nodes, nodes), dtype=real),
+        x.new_empty((masters, 1, dim)),
+        x.new_empty((masters, nodes), dtype=real),
+    )
+
+
+def _graph_attention_backward(
+    grad_out: Tensor,
+    grad_summary: Tensor,
+    attention: Tensor,
+    master_attention: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    vectors: Tensor,
+    num_type1: int,
+    temperature: float,
+    master: Tensor | None,
+    *of_master: Tensor | None,
+) -> tuple[Tensor, ...]:
+    gradients = [x.new_empty(t.shape) for t in (x, weight, bias, vectors, grad_summary)]
+    shapes = [0 if t is None else t.shape for t in of_master]
+    return (*gradients, *(x.new_empty(shape) for shape in shapes))
+
+
+def _graph_pool(
+    h: Tensor, weight: Tensor, bias: Tensor, kept: int, scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, _, dim = h.shape
+    return (
+        h.new_empty((batch, kept, dim)),
+        h.new_empty((batch, kept), dtype=torch.float64),
+        h.new_empty((batch, kept), dtype=torch.int32),
+    )
+
+
+def _graph_pool_backward(
+    grad_out: Tensor,
+    scores: Tensor,
+    indices: Tensor,
+    h: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return h.new_empty(h.shape), h.new_empty(weight.shape), h.new_empty(1)
+
+
 # One entry for each op that csrc/ registers, under its name.
 FAKES = {
     "topk_activation": _topk_activation,
@@ -52,4 +114,8 @@ FAKES = {
     "topk_activation_backward": _topk_activation_backward,
     "topk_linear": _topk_linear,
     "topk_linear_backward": _topk_linear_backward,
+    "graph_attention": _graph_attention,
+    "graph_attention_backward": _graph_attention_backward,
+    "graph_pool": _graph_pool,
+    "graph_pool_backward": _graph_pool_backward,
 }

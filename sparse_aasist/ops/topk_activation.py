@@ -99,7 +99,7 @@ def topk_activation_reference(
     Args, Returns, Raises: as `topk_activation`.
     """
     check_topk(x, k, by)
-    keys = _order_keys(x, by)
+    keys = order_keys(x, by)
     # Stable: equal keys stay in order of their indices.
     order = keys.sort(dim=-1, descending=True, stable=True).indices
     indices = order[..., :k].sort(dim=-1).values
@@ -194,7 +194,7 @@ def _decode(coded: Tensor, rule: int) -> Tensor:
     return coded ^ (coded >> 31) if rule == RULES["relu"] else coded
 
 
-def _order_keys(x: Tensor, by: str) -> Tensor:
+def order_keys(x: Tensor, by: str) -> Tensor:
     """Return integers in the order of what is ranked; see csrc/order_key.h.
 
     Comparing bit patterns keeps subnormals apart where the process flushes them to zero.

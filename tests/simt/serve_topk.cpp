@@ -3,24 +3,12 @@
 #include <memory>
 
 #include "cpu/topk_scratch.h"
-#include "harness.h"
-#include "simt_shim.h"
 #include "topk_activation.h"
 #include "topk_linear.h"
+#include "where.h"
 
 namespace sparse_aasist::simt {
 namespace {
-
-constexpr int64_t kOnDevice = -1;
-
-// Each call begins with where it runs (kOnDevice, or a SIMD level) and the
-// schedule of the device.
-int64_t begin(const Call& call) {
-  const int64_t where = call.scalars.at(0);
-  set_schedule(static_cast<Schedule>(call.scalars.at(1)));
-  limit_simd_level(static_cast<SimdLevel>(where == kOnDevice ? 0 : where));
-  return where;
-}
 
 // Scalars: where, schedule, format, by, rows, dim, k, stride of x.
 TopkActivationParams selection(const Call& call, size_t x, size_t y) {

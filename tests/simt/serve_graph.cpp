@@ -1,0 +1,200 @@
+// The kernels of graph_attention and graph_pool, device and CPU code, for
+// tests/graph_implementations.py.
+#include <memory>
+
+#include "graph_attention.h"
+#include "graph_pool.h"
+#include "where.h"
+
+namespace sparse_aasist::simt {
+namespace {
+
+GraphScore score(const Call& call, size_t first) {
+  return {call.array(first), call.array(first + 1), call.array(first + 2)};
+}
+
+// Scalars: where, schedule, format, batch, nodes, dim, hidden, num_type1,
+// types, whether there is a master, whether it is shared, the bits of the
+// temperature. Arrays: x, weight, bias, vectors, master and its weight, bias
+// and vector.
+GraphAttentionParams attention(const Call& call) {
+  GraphAttentionParams params{};
+  params.format = static_cast<FloatFormat>(call.scalars.at(2));
+  params.batch = call.scalars.at(3);
+  params.nodes = static_cast<int32_t>(call.scalars.at(4));
+  params.dim = static_cast<int32_t>(call.scalars.at(5));
+  params.hidden = static_cast<int32_t>(call.scalars.at(6));
+  params.num_type1 = static_cast<int32_t>(call.scalars.at(7));
+  params.types = static_cast<int32_t>(call.scalars.at(8));
+  params.temperature = bit_cast<double>(call.scalars.at(11));
+  params.x = call.array(0);
+  params.pairs = score(call, 1);
+  if (call.scalars.at(9) != 0) {
+    params.master = call.array(4);
+    params.master_stride = call.scalars.at(10) != 0 ? 0 : params.dim;
+    params.master_score = score(call, 5);
+  }
+  return params;
+}
+
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : array_(static_cast<size_t>(bytes)) {
+    // What a kernel reads before it writes shows.
+    std::memset(array_.data(), 0xff, array_.bytes());
+  }
+  void* data() const { return array_.data(); }
+
+ private:
+  Array array_;
+};
+
+// Calls kernel(begin, end) for [0, count) in two parts, as two threads would.
+template <class Kernel>
+void in_parts(int64_t count, const Kernel& kernel) {
+  if (count > 1)
+    kernel(int64_t{0}, count / 2);
+  if (count > 0)
+    kernel(count / 2, count);
+}
+
+// Arrays behind the inputs: out, summary, attention, master_attention.
+const char* run_attention(const Call& call) {
+  const int64_t where = begin(call);
+  GraphAttentionParams params = attention(call);
+  params.out = call.array(8);
+  params.summary = call.array(9);
+  params.attention = call.array(10);
+  params.master_attention = call.array(11);
+  if (where == kOnDevice)
+    return graph_attention_cuda(params, nullptr);
+  const auto scores = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scores_cpu);
+  const auto rows = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_rows_cpu);
+  const auto master = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_master_cpu);
+  const int64_t bytes =
+      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(params);
+  in_parts(params.batch * pair_count(params.nodes),
+           [&](int64_t first, int64_t end) {
+             scores(params, first, end, Scratch(bytes).data());
+           });
+  in_parts(params.batch * params.nodes, [&](int64_t first, int64_t end) {
+    rows(params, first, end, Scratch(bytes).data());
+  });
+  if (has_master(params))
+    in_parts(params.batch, [&](int64_t first, int64_t end) {
+      master(params, first, end, Scratch(bytes).data());
+    });
+  return nullptr;
+}
+
+// Arrays behind the inputs: attention, master_attention, grad_out,
+// grad_summary, then the gradients of the inputs.
+const char* run_attention_backward(const Call& call) {
+  const int64_t where = begin(call);
+  GraphAttentionBackwardParams params{};
+  params.forward = attention(call);
+  GraphAttentionParams& forward = params.forward;
+  forward.attention = call.array(8);
+  forward.master_attention = call.array(9);
+  params.grad_out = call.array(10);
+  params.grad_summary = call.array(11);
+  params.dx = call.array(12);
+  params.pairs = {call.array(13), call.array(14), call.array(15)};
+  params.dmaster = call.array(16);
+  params.master_score = {call.array(17), call.array(18), call.array(19)};
+  const int64_t real =
+      is_double(forward.format) ? sizeof(double) : sizeof(float);
+  const GraphTasks tasks = graph_tasks(forward.batch, forward.nodes);
+  const int64_t shared_nodes = tasks.parts > 1 ? forward.nodes : 0;
+  const Scratch score_gradients(real * forward.batch * forward.nodes *
+                                forward.nodes);
+  const Scratch partials(
+      real * (where == kOnDevice ? graph_attention_partials_cuda(forward)
+                                 : tasks.count * (layer_size(forward) +
+                                                  shared_nodes * forward.dim)));
+  params.score_gradients = score_gradients.data();
+  params.partials = partials.data();
+  if (where == kOnDevice)
+    return graph_attention_backward_cuda(params, nullptr);
+  const auto rows =
+      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_rows_cpu);
+  const auto run_tasks =
+      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_tasks_cpu);
+  const auto sum =
+      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_sum_cpu);
+  const int64_t bytes =
+      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(forward);
+  in_parts(forward.batch * forward.nodes, [&](int64_t first, int64_t end) {
+    rows(params, first, end, Scratch(bytes).data());
+  });
+  in_parts(tasks.count, [&](int64_t first, int64_t end) {
+    run_tasks(params, first, end, Scratch(bytes).data());
+  });
+  in_parts(layer_size(forward) + forward.batch * shared_nodes * forward.dim,
+           [&](int64_t first, int64_t end) { sum(params, first, end); });
+  return nullptr;
+}
+
+// Scalars: where, schedule, format, batch, nodes, dim, kept.
+// Arrays: h, weight, bias, scale.
+GraphPoolParams pool(const Call& call) {
+  GraphPoolParams params{};
+  params.format = static_cast<FloatFormat>(call.scalars.at(2));
+  params.batch = call.scalars.at(3);
+  params.nodes = static_cast<int32_t>(call.scalars.at(4));
+  params.dim = static_cast<int32_t>(call.scalars.at(5));
+  params.kept = static_cast<int32_t>(call.scalars.at(6));
+  params.h = call.array(0);
+  params.weight = call.array(1);
+  params.bias = call.array(2);
+  params.scale = call.array_or_null(3);
+  return params;
+}
+
+// Arrays behind the inputs: out, scores, indices.
+const char* run_pool(const Call& call) {
+  const int64_t where = begin(call);
+  GraphPoolParams params = pool(call);
+  params.out = call.array(4);
+  params.scores = call.array<double>(5);
+  params.indices = call.array<int32_t>(6);
+  if (where == kOnDevice)
+    return graph_pool_cuda(params, nullptr);
+  const Scratch room(2 * params.nodes * int64_t{sizeof(int64_t)});
+  SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_cpu)
+  (params, 0, params.batch, static_cast<int64_t*>(room.data()));
+  return nullptr;
+}
+
+// Arrays behind the inputs: scores, indices, grad_out, dh, dweight, dbias.
+const char* run_pool_backward(const Call& call) {
+  const int64_t where = begin(call);
+  GraphPoolBackwardParams params{};
+  params.forward = pool(call);
+  params.forward.scores = call.array<double>(4);
+  params.forward.indices = call.array<int32_t>(5);
+  params.grad_out = call.array(6);
+  params.dh = call.array(7);
+  params.dweight = call.array(8);
+  params.dbias = call.array(9);
+  const Scratch partials(params.forward.batch * (params.forward.dim + 1) *
+                         int64_t{sizeof(double)});
+  params.partials = static_cast<double*>(partials.data());
+  if (where == kOnDevice)
+    return graph_pool_backward_cuda(params, nullptr);
+  SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_backward_cpu)
+  (params, 0, params.forward.batch);
+  SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_backward_sum_cpu)(params);
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace sparse_aasist::simt
+
+int main() {
+  using namespace sparse_aasist::simt;
+  return serve({{"graph_attention", run_attention},
+                {"graph_attention_backward", run_attention_backward},
+                {"graph_pool", run_pool},
+                {"graph_pool_backward", run_pool_backward}});
+}
