@@ -14,7 +14,16 @@ from functools import cache, lru_cache, partial
 import pytest
 import torch
 import torch.nn.functional as F
-from measure import clock, measure, peak_memory, random_rows, return_memory
+from measure import (
+    check,
+    clock,
+    compiled,
+    measure,
+    peak_memory,
+    random_rows,
+    return_memory,
+    run_of,
+)
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -44,35 +53,21 @@ def topk_scatter_linear(x: Tensor, k: int, weight: Tensor, bias: Tensor) -> Tens
 
 
 @cache
-def compiled(function: Callable[..., Tensor], rows: int, dim: int, k: int) -> Callable[..., Tensor]:
-    """Compile `function` for one size, without what was compiled for others."""
-    torch._dynamo.reset()
-    return torch.compile(function, dynamic=False)
+def compiled_for(
+    function: Callable[..., Tensor], rows: int, dim: int, k: int
+) -> Callable[..., Tensor]:
+    """Compile `function` once for all modes of a size."""
+    return compiled(function)
 
 
 def select_with(provider: str, rows: int, dim: int, k: int) -> Select:
     if provider == "compiled":
-        return compiled(topk_scatter, rows, dim, k)
+        return compiled_for(topk_scatter, rows, dim, k)
     return {
         "sparse_aasist": topk_activation,
         "unsorted": topk_scatter,
         "sorted": partial(topk_scatter, sorted=True),
     }[provider]
-
-
-def run_of(mode: str, function: Callable[[], Tensor], inputs: list[Tensor], grad: Tensor):
-    """Return what is timed: forward alone, backward alone, or both."""
-    if mode == "forward":
-
-        def run() -> Tensor:
-            with torch.no_grad():
-                return function()
-
-        return run
-    if mode == "backward":
-        y = function()
-        return lambda: torch.autograd.grad(y, inputs, grad, retain_graph=True)
-    return lambda: torch.autograd.grad(function(), inputs, grad)
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +137,7 @@ def bench_topk_linear(
     grad = torch.randn(rows, CLASSES, device=device)
     function = topk_linear if provider == "sparse_aasist" else topk_scatter_linear
     if provider == "compiled":
-        function = compiled(function, rows, dim, k)
+        function = compiled_for(function, rows, dim, k)
     inputs = [x, layer.weight, layer.bias]
     describe(benchmark, rows, dim, k, mode, provider, device)
     with backend("compiled"):
@@ -151,11 +146,6 @@ def bench_topk_linear(
         check(run(), expected(), tolerance=1e-3)
         benchmark.extra_info["peak_bytes"] = peak_memory(run, device)
         measure(benchmark, run, device)
-
-
-def check(got: object, expected: object, tolerance: float = 0.0) -> None:
-    """Refuse to time a provider that computes something else."""
-    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def describe(

@@ -12,6 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -25,25 +26,26 @@ ROUND_S = 0.005
 MEASURED_S = 0.4
 LEAST_ROUNDS, MOST_ROUNDS = 11, 80
 WARM_UPS = 8
+MOST_S = 15.0
+"""For the rounds of one benchmark, and a third of it for the warm-up; three rounds at least."""
 
 
 def measure(benchmark: BenchmarkFixture, function: Callable[[], object], device: str) -> None:
     """Let `benchmark` time `function`, warmed up, in rounds that the clock resolves."""
     run = _replayed(function) if device == "cuda" else function
     gc.collect()
-    times = []
-    for _ in range(WARM_UPS):
+    times: list[float] = []
+    while len(times) < WARM_UPS and (len(times) < 2 or sum(times) < MOST_S / 3):
         started = clock()
         run()
         times.append(clock() - started)
     # The fastest: one slow run must not leave rounds that are too short.
     once = max(min(times), 1e-7)
     iterations = math.ceil(ROUND_S / once)
-    rounds = int(MEASURED_S / (iterations * once))
+    rounds = min(max(int(MEASURED_S / (iterations * once)), LEAST_ROUNDS), MOST_ROUNDS)
+    rounds = max(min(rounds, int(MOST_S / (iterations * once))), 3)
     benchmark.extra_info.update(provenance(device))
-    benchmark.pedantic(
-        run, rounds=min(max(rounds, LEAST_ROUNDS), MOST_ROUNDS), iterations=iterations
-    )
+    benchmark.pedantic(run, rounds=rounds, iterations=iterations)
 
 
 def provenance(device: str) -> dict[str, str]:
@@ -110,6 +112,44 @@ def peak_memory(function: Callable[[], object], device: str) -> int:
             in_use += event.nbytes()
             peak = max(peak, in_use)
     return peak
+
+
+def launches(function: Callable[[], object], device: str) -> int | None:
+    """Return how many kernels `function` launches on a GPU; None on a CPU."""
+    if device != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `function` for one size, without what was compiled for others."""
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False)
+
+
+def run_of(
+    mode: str, function: Callable[[], Any], inputs: list[Tensor], grads: Any
+) -> Callable[[], Any]:
+    """Return what is timed: forward alone, backward alone, or both."""
+    if mode == "forward":
+
+        def run() -> Any:
+            with torch.no_grad():
+                return function()
+
+        return run
+    if mode == "backward":
+        y = function()
+        return lambda: torch.autograd.grad(y, inputs, grads, retain_graph=True)
+    return lambda: torch.autograd.grad(function(), inputs, grads)
+
+
+def check(got: object, expected: object, tolerance: float = 0.0) -> None:
+    """Refuse to time a provider that computes something else."""
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def random_rows(rows: int, dim: int, device: str) -> tuple[Tensor, Tensor]:
