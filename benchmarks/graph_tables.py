@@ -11,7 +11,7 @@ TITLES = {
     "times that eager and compiled PyTorch take; memory is the peak of forward and backward.",
     "graph_pool": "`graph_pool`, width 64, half of the nodes kept:",
     "graph_half": "The graph half of AASIST, from the encoder's output for 4 seconds to logits; "
-    "both: forward and backward in training mode; eager: on the reference ops.",
+    "both: forward and backward in training mode.",
 }
 
 

@@ -28,9 +28,7 @@ class Cpu {
   explicit Cpu(const Tensor&) {}
 
   int64_t partials(const GraphAttentionParams& params) const {
-    const GraphTasks tasks = graph_tasks(params.batch, params.nodes);
-    const int64_t nodes = tasks.parts > 1 ? params.nodes : 0;
-    return tasks.count * (layer_size(params) + nodes * params.dim);
+    return graph_attention_partials_cpu(params);
   }
 
   void run(const GraphAttentionParams& params) const {
@@ -106,13 +104,6 @@ class Cuda : public CudaDevice {
   }
 };
 #endif
-
-bool fits(const Tensor& tensor,
-          const Tensor& x,
-          const std::vector<int64_t>& sizes) {
-  return sizes_of(tensor) == sizes && tensor.scalar_type() == x.scalar_type() &&
-         tensor.device() == x.device();
-}
 
 // A score's tensors, made contiguous, which they have to outlive.
 struct Score {
@@ -308,14 +299,15 @@ backward(Tensor grad_out,
 STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {
   m.def(
       "graph_attention(Tensor x, Tensor weight, Tensor bias, Tensor vectors, "
-      "int num_type1, float temperature, Tensor? master, Tensor? "
+      "SymInt num_type1, float temperature, Tensor? master, Tensor? "
       "master_weight, Tensor? master_bias, Tensor? master_vector) -> "
       "(Tensor out, Tensor attention, Tensor summary, Tensor "
       "master_attention)");
   m.def(
       "graph_attention_backward(Tensor grad_out, Tensor grad_summary, Tensor "
       "attention, Tensor master_attention, Tensor x, Tensor weight, Tensor "
-      "bias, Tensor vectors, int num_type1, float temperature, Tensor? master, "
+      "bias, Tensor vectors, SymInt num_type1, float temperature, Tensor? "
+      "master, "
       "Tensor? master_weight, Tensor? master_bias, Tensor? master_vector) "
       "-> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dvectors, Tensor "
       "dmaster, Tensor dmaster_weight, Tensor dmaster_bias, Tensor "

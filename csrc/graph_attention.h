@@ -156,6 +156,14 @@ SPARSE_AASIST_INLINE Bits* layer_entry(
   return static_cast<Bits*>(to.vectors) + entry - weights - hidden;
 }
 
+// Real entries of `partials` on a CPU.
+SPARSE_AASIST_HOST_INLINE int64_t
+graph_attention_partials_cpu(const GraphAttentionParams& params) {
+  const GraphTasks tasks = graph_tasks(params.batch, params.nodes);
+  const int64_t shared_nodes = tasks.parts > 1 ? params.nodes : 0;
+  return tasks.count * (layer_size(params) + shared_nodes * params.dim);
+}
+
 SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
     // Scratch of all functions below, in bytes; a multiple of 64.
     int64_t graph_attention_scratch_cpu(const GraphAttentionParams& params);
@@ -200,7 +208,7 @@ SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
 
 const char* graph_attention_cuda(const GraphAttentionParams& params,
                                  void* stream);
-// Real entries of `partials`; a function of the sizes alone.
+// Real entries of `partials` on a GPU; a function of the sizes alone.
 int64_t graph_attention_partials_cuda(const GraphAttentionParams& params);
 const char* graph_attention_backward_cuda(
     const GraphAttentionBackwardParams& params,

@@ -60,13 +60,6 @@ class Cuda : public CudaDevice {
 };
 #endif
 
-bool fits(const Tensor& tensor,
-          const Tensor& h,
-          const std::vector<int64_t>& sizes) {
-  return sizes_of(tensor) == sizes && tensor.scalar_type() == h.scalar_type() &&
-         tensor.device() == h.device();
-}
-
 // What both directions are given, checked; the tensors become contiguous.
 GraphPoolParams check(Tensor& h, Tensor& weight, std::optional<Tensor>& scale) {
   STD_TORCH_CHECK(h.dim() == 3 && h.size(1) >= 1 && h.size(2) >= 1 &&
@@ -159,7 +152,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_out,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {
   m.def(
-      "graph_pool(Tensor h, Tensor weight, Tensor bias, int kept, Tensor? "
+      "graph_pool(Tensor h, Tensor weight, Tensor bias, SymInt kept, Tensor? "
       "scale) -> (Tensor out, Tensor scores, Tensor indices)");
   m.def(
       "graph_pool_backward(Tensor grad_out, Tensor scores, Tensor indices, "

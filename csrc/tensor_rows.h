@@ -71,6 +71,15 @@ inline Tensor new_tensor(const Tensor& like,
   return Tensor(handle);
 }
 
+// Whether `tensor` has these sizes, and the dtype and device of `like`.
+inline bool fits(const Tensor& tensor,
+                 const Tensor& like,
+                 const std::vector<int64_t>& sizes) {
+  return sizes_of(tensor) == sizes &&
+         tensor.scalar_type() == like.scalar_type() &&
+         tensor.device() == like.device();
+}
+
 inline Tensor packed(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }

@@ -98,7 +98,7 @@ def topk(request: pytest.FixtureRequest) -> TopkFunctions | TopkSanitized:
     """Every implementation of the TopK ops, one after the other."""
     from topk_implementations import TopkFunctions, TopkSanitized
 
-    return _implementation(request, "topk", TopkFunctions, TopkSanitized)
+    return _implementation(request, "topk", "topk_activation", TopkFunctions, TopkSanitized)
 
 
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)
@@ -106,11 +106,11 @@ def graph(request: pytest.FixtureRequest) -> GraphFunctions | GraphSanitized:
     """Every implementation of the graph ops, one after the other."""
     from graph_implementations import GraphFunctions, GraphSanitized
 
-    return _implementation(request, "graph", GraphFunctions, GraphSanitized)
+    return _implementation(request, "graph", "graph_attention", GraphFunctions, GraphSanitized)
 
 
 def _implementation(
-    request: pytest.FixtureRequest, name: str, functions: type, sanitized: type
+    request: pytest.FixtureRequest, name: str, op: str, functions: type, sanitized: type
 ) -> object:
     from implementations import ON_DEVICE
 
@@ -120,7 +120,7 @@ def _implementation(
     if kind == "device":
         return sanitized(request.getfixturevalue(f"{name}_program"), ON_DEVICE)
     device = "cuda" if kind == "cuda" else "cpu"
-    if not has_kernel("topk_activation", device):
+    if not has_kernel(op, device):
         reason = f"this build has no {device} kernels"
         if kind == "cuda" and os.environ.get("FAIL_WITHOUT_CUDA") == "1":
             pytest.fail(f"FAIL_WITHOUT_CUDA=1 is set but {reason}")

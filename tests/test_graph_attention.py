@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from implementations import ON_DEVICE, SCHEDULES
 from measure import peak_memory
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from sparse_aasist.ops import (
     Master,
@@ -175,6 +176,30 @@ def test_not_a_number_stays_in_its_clip(graph: Implementation) -> None:
     assert got.gradients[1].isnan().any()
 
 
+@pytest.mark.parametrize("hidden", [4, 16, 20])
+def test_infinite_products(graph: Implementation, hidden: int) -> None:
+    """tanh of infinity is 1: results stay finite where those of the reference do."""
+    inputs, grad, _ = problem(1, 6, 8, hidden, torch.float32)
+    # Its square overflows.
+    inputs.x[0, 0, 0] = 1e20
+    got = graph.attend(inputs, 6, 1.0, grad, None)
+    expected = GraphFunctions("reference").attend(inputs, 6, 1.0, grad, None)
+    torch.testing.assert_close(got.nodes, expected.nodes)
+    assert got.nodes.isfinite().all()
+
+
+def test_most_nodes(graph: Implementation) -> None:
+    # Sanitized code would take minutes for the most.
+    nodes = 300 if isinstance(graph, GraphSanitized) else 1024
+    inputs, grad, grad_summary = problem(1, nodes, 3, 5, torch.float32, hetero=True, masters=1)
+    arguments = (inputs, 400 % nodes, 0.8, grad, grad_summary)
+    wide = Attention(*(t.double() for t in inputs))
+    expected = GraphFunctions("reference").attend(
+        wide, *arguments[1:3], grad.double(), grad_summary.double()
+    )
+    assert_close(graph.attend(*arguments), expected, torch.float32, 2e-4)
+
+
 def test_large_scores_do_not_overflow(graph: Implementation) -> None:
     inputs, grad, _ = problem(1, 12, 16, 16, torch.float32)
     inputs = inputs._replace(vectors=inputs.vectors * 1000)
@@ -312,6 +337,27 @@ def test_compiles_as_one_graph_and_exports() -> None:
         torch.testing.assert_close(program.module()(*tensors), expected[:2], rtol=0, atol=0)
 
 
+def test_does_not_compile_for_every_number_of_nodes() -> None:
+    inputs, _, _ = problem(2, 40, 8, 4, torch.float32, hetero=True, masters=1)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+
+    def attend(x: Tensor, *of_layer: Tensor) -> tuple[Tensor, Tensor]:
+        return call(Attention(x, *of_layer), x.shape[1] // 2, 0.7)
+
+    compiled = torch.compile(attend, fullgraph=True, dynamic=True, backend=counter)
+    for nodes in (40, 7, 31, 12, 25, 18):
+        x = inputs.x[:, :nodes]
+        torch.testing.assert_close(compiled(x, *inputs[1:]), attend(x, *inputs[1:]))
+    assert counter.frame_count <= 2
+
+
+def test_meta_tensors_have_shapes() -> None:
+    inputs, _, _ = problem(2, 6, 8, 4, torch.float32, hetero=True, masters=1)
+    nodes, summary = call(Attention(*(t.to("meta") for t in inputs)), 2, 0.7)
+    assert nodes.shape == (2, 6, 8) and summary.shape == (2, 1, 8)
+
+
 def test_raw_ops_are_well_behaved() -> None:
     inputs, grad, grad_summary = problem(2, 6, 8, 4, torch.float32, hetero=True, masters=1)
     ops = torch.ops.sparse_aasist
@@ -383,13 +429,19 @@ def test_autocast_does_not_change_x() -> None:
         ({"weight": torch.zeros(4, 7)}, ValueError, "weight must be .4, 8., got .4, 7."),
         ({"weight": torch.zeros(8)}, ValueError, "weight must be .hidden, 8."),
         ({"bias": torch.zeros(5)}, ValueError, "bias must be .4,., got .5,."),
-        ({"bias": torch.zeros(4).double()}, TypeError, "bias is torch.float64 but x is"),
+        (
+            {"bias": torch.zeros(4).double()},
+            TypeError,
+            "bias must have the dtype of x",
+        ),
         ({"bias": torch.zeros(4, device="meta")}, ValueError, "bias is on meta but x is on cpu"),
         ({"vectors": torch.zeros(2, 4)}, ValueError, "vectors must be .3, 4., got .2, 4."),
         ({"num_type1": 7}, ValueError, "num_type1 must be in 0..6 .nodes of x., got 7"),
         ({"num_type1": 2.0}, TypeError, "num_type1 must be an int, got 2.0"),
-        ({"temperature": 0}, ValueError, "temperature must be above 0, got 0"),
-        ({"temperature": math.nan}, ValueError, "temperature must be above 0, got nan"),
+        ({"temperature": 0}, ValueError, "temperature must be finite and above 0, got 0"),
+        ({"temperature": math.nan}, ValueError, "temperature must be finite and above 0, got nan"),
+        ({"temperature": math.inf}, ValueError, "temperature must be finite and above 0, got inf"),
+        ({"master": torch.zeros(1, 1, 8)}, TypeError, "master must be a Master, got Tensor"),
         ({"temperature": "1"}, TypeError, "temperature must be a number, got '1'"),
         (
             {"master": Master(torch.zeros(3, 1, 8), *(torch.zeros(s) for s in ((4, 8), 4, 4)))},

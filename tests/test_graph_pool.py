@@ -95,6 +95,12 @@ def test_ties_go_to_the_lowest_index(graph: Implementation, dtype: torch.dtype) 
     assert got.out[0, :, 1].tolist() == [0, 2, 4, 7, 10, 11]
 
 
+def test_most_nodes(graph: Implementation) -> None:
+    # Sanitized code would take minutes for the most.
+    nodes = 600 if isinstance(graph, GraphSanitized) else 4096
+    check(graph, problem(1, nodes, 3, torch.float32, 0.5), 0.5)
+
+
 def test_not_a_number_comes_first(graph: Implementation) -> None:
     tensors = problem(2, 9, 4, torch.float32, 0.4)
     clean = check(graph, tensors, 0.4)
@@ -182,6 +188,11 @@ def test_compiles_as_one_graph_and_exports() -> None:
         assert "sparse_aasist.graph_pool" in program.graph_module.code
 
 
+def test_meta_tensors_have_shapes() -> None:
+    h, weight, bias, _, _ = (t.to("meta") for t in problem(2, 9, 4, torch.float32, 0.5).values())
+    assert graph_pool(h, weight, bias, 0.5).shape == (2, 4, 4)
+
+
 def test_raw_ops_are_well_behaved() -> None:
     h, weight, bias, scale, grad = problem(2, 9, 4, torch.float32, 0.5).values()
     ops, utilities = torch.ops.sparse_aasist, ("test_schema", "test_faketensor")
@@ -222,9 +233,18 @@ def test_autocast_does_not_change_h() -> None:
         ({"h": torch.zeros(6, 4)}, ValueError, "h must be .batch, nodes, dim"),
         ({"h": torch.zeros(2, 0, 4)}, ValueError, "h must be .batch, nodes, dim"),
         ({"weight": torch.zeros(4)}, ValueError, "weight must be .1, 4., got .4,."),
-        ({"weight": torch.zeros(1, 4).half()}, TypeError, "weight is torch.float16 but h is"),
+        (
+            {"weight": torch.zeros(1, 4).half()},
+            TypeError,
+            "weight must have the dtype of h",
+        ),
         ({"bias": torch.zeros(1, device="meta")}, ValueError, "bias is on meta but h is on cpu"),
         ({"scale": torch.zeros(2, 6, 1)}, ValueError, "scale must be .2, 6, 4., got .2, 6, 1."),
+        (
+            {"scale": torch.ones(2, 6, 4, requires_grad=True)},
+            ValueError,
+            "scale is a constant: it must not require a gradient",
+        ),
         ({"ratio": 1.5}, ValueError, "ratio must be in 0..1, got 1.5"),
         ({"ratio": math.nan}, ValueError, "ratio must be in 0..1, got nan"),
         ({"ratio": "half"}, TypeError, "ratio must be a number, got 'half'"),

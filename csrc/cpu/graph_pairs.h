@@ -152,9 +152,14 @@ inline T raw_score(const GraphAttentionParams& params,
                    const GraphScratch<T>& s) {
   const int64_t hidden = padded(params.hidden);
   const T* vector = score.vectors + chunk.type[p] * hidden;
+  const T* values = s.hidden + p * hidden;
   Vector<T> sum{};
-  for (int64_t o = 0; o < hidden; o += kLanes<T>)
-    sum += load(s.hidden + p * hidden + o) * load(vector + o);
+  int32_t o = 0;
+  for (; o + kLanes<T> <= params.hidden; o += kLanes<T>)
+    sum += load(values + o) * load(vector + o);
+  // Not the padding, which is NaN where a product of nodes is infinite.
+  if (o < params.hidden)
+    sum += load_some(values + o, params.hidden - o) * load(vector + o);
   return sum_lanes<T>(sum);
 }
 

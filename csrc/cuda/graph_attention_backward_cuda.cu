@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kGradientBlocks)
   SPARSE_AASIST_SHARED(Pack<T>, node_room, Tile::kPairs * kRowPacks);
   SPARSE_AASIST_SHARED(Pack<T>, weight_room, Tile::kOutputs * kRowPacks);
   SPARSE_AASIST_SHARED(T, layer, 4 * Tile::kOutputs);
-  SPARSE_AASIST_SHARED(T, row_room, Outer<Tile>::kWarpRows * kDepth<T>);
+  SPARSE_AASIST_SHARED(T, row_room, (1 + Outer<Tile>::kWarpRows) * kDepth<T>);
   SPARSE_AASIST_SHARED(T, sums, kAttentionWarps * 4 * Tile::kOutputs);
   SPARSE_AASIST_SHARED(PairEntry<T>, entries, Tile::kPairs);
   const GradientRoom<T> room = {reinterpret_cast<T*>(product_room),

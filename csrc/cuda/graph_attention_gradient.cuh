@@ -19,7 +19,7 @@ struct GradientRoom {
   T* nodes;     // of the chunk, in the dimensions of the tile
   T* weight;
   T* layer;
-  T* row;   // gradient of a row, by warps
+  T* row;   // a row in the dimensions of the tile, then its gradient by warps
   T* sums;  // of bias and vectors, by warps
   PairEntry<T>* entries;
 };
@@ -173,29 +173,36 @@ __device__ __forceinline__ void finish_row(const GraphAttentionParams& forward,
                                            const GradientRoom<T>& room,
                                            OuterSums<Tile>& sums) {
   const Outer<Tile> outer = Outer<Tile>::here();
+  const int32_t dim = threadIdx.x;
+  if (dim < kDepth<T>)
+    room.row[dim] = side.rows.value(row, tile.depth + dim);
+  T* const drows = room.row + kDepth<T>;
 #pragma unroll
   for (int32_t d = 0; d < Outer<Tile>::kDims; ++d) {
-    const int32_t dim = outer.dim(d);
-    const T left = side.rows.value(row, tile.depth + dim);
     T drow = 0;
 #pragma unroll
-    for (int32_t i = 0; i < 4; ++i) {
-      T& moment = sums.moments[i][d];
-      drow += room.weight[(outer.output + i) * kRow<T> + dim] * moment;
-      sums.weight[i][d] += moment * left;
-      moment = 0;
-    }
+    for (int32_t i = 0; i < 4; ++i)
+      drow += room.weight[(outer.output + i) * kRow<T> + outer.dim(d)] *
+              sums.moments[i][d];
     drow = sum_rows(drow);
     if (lane_place().row == 0)
-      room.row[outer.warp_row * kDepth<T> + dim] = drow;
+      drows[outer.warp_row * kDepth<T> + outer.dim(d)] = drow;
   }
   __syncthreads();
-  const int32_t dim = threadIdx.x;
   if (dim < kDepth<T> && tile.depth + dim < forward.dim) {
     T drow = 0;
     for (int32_t w = 0; w < Outer<Tile>::kWarpRows; ++w)
-      drow += room.row[w * kDepth<T> + dim];
+      drow += drows[w * kDepth<T> + dim];
     side.drows[row * forward.dim + tile.depth + dim] = drow;
+  }
+#pragma unroll
+  for (int32_t d = 0; d < Outer<Tile>::kDims; ++d) {
+    const T value = room.row[outer.dim(d)];
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) {
+      sums.weight[i][d] += sums.moments[i][d] * value;
+      sums.moments[i][d] = 0;
+    }
   }
   // The next row is summed up in the same place.
   __syncthreads();
@@ -215,6 +222,8 @@ __device__ __forceinline__ void write_node_gradients(
   const int32_t first = threadIdx.x / kPacks;
   const int32_t dim = threadIdx.x % kPacks * kPack<T>;
   T sums[kEach][kPack<T>] = {};
+  // Unrolling loops that are not hot would take registers from those that are.
+#pragma unroll 1
   for (int32_t o = 0; o < Tile::kOutputs; ++o) {
     const Pack<T> weight = load_pack(room.weight + o * kRow<T> + dim);
 #pragma unroll
@@ -241,8 +250,8 @@ __device__ __forceinline__ void write_node_gradients(
   }
 }
 
-// Writes the sums of a run; of bias and vectors, which do not depend on the
-// dimensions, only in the first tile of those.
+// Writes the sums of a run, by way of the place of the weights; those of bias
+// and vectors, which do not depend on the dimensions, only in the first tile.
 template <class Tile, class T = typename Tile::Real>
 __device__ __forceinline__ void write_run_sums(
     const GraphAttentionParams& forward,
@@ -256,12 +265,18 @@ __device__ __forceinline__ void write_run_sums(
 #pragma unroll
   for (int32_t i = 0; i < 4; ++i)
 #pragma unroll
-    for (int32_t e = 0; e < Outer<Tile>::kDims; ++e) {
-      const int32_t o = tile.output + outer.output + i;
-      const int32_t d = tile.depth + outer.dim(e);
-      if (o < hidden && d < dim)
-        side.sums[o * dim + d] = side.share * sums.weight[i][e];
-    }
+    for (int32_t d = 0; d < Outer<Tile>::kDims; ++d)
+      room.weight[(outer.output + i) * kRow<T> + outer.dim(d)] =
+          side.share * sums.weight[i][d];
+  __syncthreads();
+#pragma unroll 1
+  for (int32_t i = threadIdx.x; i < kOutputs * kDepth<T>;
+       i += kAttentionThreads) {
+    const int32_t row = i / kDepth<T>, column = i % kDepth<T>;
+    const int32_t o = tile.output + row, d = tile.depth + column;
+    if (o < hidden && d < dim)
+      side.sums[o * dim + d] = room.weight[row * kRow<T> + column];
+  }
   if (tile.depth > 0)
     return;
   for (int32_t i = threadIdx.x; i < (1 + side.types) * kOutputs;
@@ -270,6 +285,7 @@ __device__ __forceinline__ void write_run_sums(
     if (o >= hidden)
       continue;
     T sum = 0;
+#pragma unroll 1
     for (int32_t w = 0; w < kAttentionWarps; ++w)
       sum += room.sums[w * 4 * kOutputs + i];
     side.sums[hidden * (dim + i / kOutputs) + o] =
@@ -294,6 +310,7 @@ __device__ __forceinline__ void run_gradients(
   PairPlace place = {first_row / side.rows_per_clip,
                      static_cast<int32_t>(first_row % side.rows_per_clip), 0};
   OuterSums<Tile> sums;
+#pragma unroll 1
   for (int32_t i = threadIdx.x; i < kAttentionWarps * 4 * Tile::kOutputs;
        i += kAttentionThreads)
     room.sums[i] = 0;

@@ -23,9 +23,9 @@ inline Runs make_runs(int64_t rows, int64_t most) {
 }
 
 // Blocks on a multiprocessor: as many as registers allow.
-constexpr int32_t kGradientBlocks = 4;
+constexpr int32_t kGradientBlocks = 3;
 // Runs times tiles, of the pairs: all at once on the 132 multiprocessors of an
-// H100. Their sums take 9 MB at most, twice that in float64.
+// H100. Their sums take 7 MB at most.
 constexpr int64_t kMostGradientBlocks = 132 * kGradientBlocks;
 constexpr int64_t kMostMasterRuns = 64;
 

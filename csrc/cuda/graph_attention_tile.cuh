@@ -249,7 +249,9 @@ constexpr int32_t kWeightedSumRoom = kQuad * kAttentionThreads;
 
 // Calls emit(r, d, value) for the sums over i of weights[r][i] times row
 // first + i, all of the block. Many threads may share a sum, each with every
-// so many of its terms. The weights are there already, the room is free.
+// so many of its terms; where it takes several passes a thread has whole sums,
+// and reads only what it wrote. The weights are there already, the room is
+// free; both are in use until the block has met again.
 template <class T, class Emit>
 __device__ __forceinline__ void weighted_sums(const T* weights,
                                               int32_t rows,
@@ -289,7 +291,6 @@ __device__ __forceinline__ void weighted_sums(const T* weights,
           sum += room[e * kAttentionThreads + p * units + threadIdx.x];
         emit(r, index + e, sum);
       }
-    __syncthreads();
   }
 }
 

@@ -91,7 +91,7 @@ class HeteroGraphAttention(nn.Module):
             num_type1,
             self.att_proj.weight,
             self.att_proj.bias,
-            torch.cat([self.att_weight11, self.att_weight22, self.att_weight12], dim=1).t(),
+            torch.cat([self.att_weight11, self.att_weight22, self.att_weight12]).view(3, -1),
             self.temperature,
             Master(master, self.att_projM.weight, self.att_projM.bias, self.att_weightM.squeeze(1)),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from threading import Lock
 
@@ -19,8 +19,9 @@ OPS = ("topk_activation", "topk_linear", "graph_attention", "graph_pool")
 BACKENDS = ("compiled", "reference")
 BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"
 
-# Of the `with` blocks that are open, the newest last. Blocks of several threads may overlap.
-_asked: dict[object, str] = {}
+# (block, name) of the `with` blocks that are open, the newest last. Blocks of several threads may
+# overlap: the tuple is replaced, under the lock, and never changed.
+_asked: tuple[tuple[object, str], ...] = ()
 _lock = Lock()
 
 
@@ -40,12 +41,15 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    global _asked
     block = object()
-    _asked[block] = name
+    with _lock:
+        _asked = (*_asked, (block, name))
     try:
         yield
     finally:
-        del _asked[block]
+        with _lock:
+            _asked = tuple(entry for entry in _asked if entry[0] is not block)
 
 
 @torch.compiler.assume_constant_result
@@ -66,6 +70,20 @@ def device_type(x: Tensor) -> str:
     return "cpu" if x.is_cpu else x.device.type
 
 
+def autocast_is_on(x: Tensor) -> bool:
+    """Tell whether autocast is on for the device of x; some, such as meta, have none."""
+    kind = device_type(x)
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast on the device of x."""
+    kind = device_type(x)
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
 def needs_reference() -> bool:
     """Tell whether a `torch.func` transform or forward-mode AD is on: kernels have no rules."""
     # Both in torch under these names since 2.0; autograd.Function asks the first, too.
@@ -74,7 +92,8 @@ def needs_reference() -> bool:
 
 
 def _asked_for() -> str | None:
-    return next(reversed(_asked.values())) if _asked else _backend_of_environment()
+    asked = _asked
+    return asked[-1][1] if asked else _backend_of_environment()
 
 
 @cache

@@ -5,21 +5,26 @@ No tensor of all pairs and their widths is ever made: what is kept is the attent
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
+from sparse_aasist.ops._arguments import matched
+from sparse_aasist.ops._backend import (
+    device_type,
+    needs_reference,
+    use_kernel,
+    without_autocast,
+)
 
 MAX_NODES = 1024
 MAX_WIDTH = 128
 """Larger graphs, and wider nodes or hidden layers, run as the reference."""
 
 _NAME = "graph_attention"
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class HeteroAttentionOutput(NamedTuple):
@@ -203,7 +208,7 @@ def _reference(
     real = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     x = x.to(real)
     weight, bias, vectors = (t.to(real) for t in score)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         products = x.unsqueeze(2) * x.unsqueeze(1)
         hidden = torch.tanh(torch.nn.functional.linear(products, weight, bias))
         scores = _scores_by_type(hidden @ vectors.t(), num_type1) / temperature
@@ -241,21 +246,12 @@ def _check(
     num_type1 is None where nodes have no types; `vectors` is then v.
     """
     of_pairs = "v" if num_type1 is None else "vectors"
-    named = {"x": x, "weight": weight, "bias": bias, of_pairs: vectors}
+    tensors = {"x": x, "weight": weight, "bias": bias, of_pairs: vectors}
     if master is not None:
-        named |= {f"master.{name}": tensor for name, tensor in master._asdict().items()}
-    for name, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not (tensor.is_cpu and x.is_cpu) and tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"x must be float32, float64, float16 or bfloat16, got {x.dtype}")
-    if torch.is_autocast_enabled(device_type(x)):
-        named = {name: tensor.to(x.dtype) for name, tensor in named.items()}
-    for name, tensor in named.items():
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name} is {tensor.dtype} but x is {x.dtype}: convert one of them")
+        if not isinstance(master, Master):
+            raise TypeError(f"master must be a Master, got {type(master).__name__}")
+        tensors |= {f"master.{name}": tensor for name, tensor in master._asdict().items()}
+    named = matched(tensors)
     if x.dim() != 3 or 0 in x.shape[1:]:
         raise ValueError(
             f"x must be (batch, nodes, dim) with nodes and a width, got {tuple(x.shape)}"
@@ -265,14 +261,14 @@ def _check(
         raise ValueError(f"weight must be (hidden, {dim}), got {tuple(weight.shape)}")
     hidden = weight.shape[0]
     if num_type1 is not None:
-        if not isinstance(num_type1, int) or isinstance(num_type1, bool):
+        if not isinstance(num_type1, (int, torch.SymInt)) or isinstance(num_type1, bool):
             raise TypeError(f"num_type1 must be an int, got {num_type1!r}")
         if not 0 <= num_type1 <= nodes:
             raise ValueError(f"num_type1 must be in 0..{nodes} (nodes of x), got {num_type1}")
     if not isinstance(temperature, (int, float)) or isinstance(temperature, bool):
         raise TypeError(f"temperature must be a number, got {temperature!r}")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if not 0 < temperature <= sys.float_info.max:
+        raise ValueError(f"temperature must be finite and above 0, got {temperature}")
     shapes = {"weight": (hidden, dim), "bias": (hidden,)}
     shapes[of_pairs] = (hidden,) if num_type1 is None else (3, hidden)
     if master is not None:

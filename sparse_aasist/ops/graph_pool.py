@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sparse_aasist.ops._arguments import matched
 from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
 from sparse_aasist.ops.topk_activation import order_keys
 
@@ -16,7 +16,6 @@ MAX_NODES = 4096
 """Larger graphs run as the reference."""
 
 _NAME = "graph_pool"
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def graph_pool(
@@ -45,7 +44,8 @@ def graph_pool(
 
     Raises:
         TypeError: a dtype is another one, or ratio is not a number.
-        ValueError: a shape or device does not fit h, or ratio is not in 0..1.
+        ValueError: a shape or device does not fit h, ratio is not in 0..1, or scale requires a
+            gradient.
 
     Source: clovaai/aasist, models/AASIST.py (GraphPool); arXiv 1905.05178, eq. 2.
     """
@@ -91,8 +91,8 @@ class _GraphPool(torch.autograd.Function):
 
 def _reference(h: Tensor, weight: Tensor, bias: Tensor, kept: int, scale: Tensor | None) -> Tensor:
     scored = h.double() if scale is None else h.double() * scale.double()
-    with torch.autocast(h.device.type, enabled=False):
-        scores = torch.sigmoid(F.linear(scored, weight.double(), bias.double()))
+    # Not as a product of matrices, whose sums may differ between equal nodes.
+    scores = torch.sigmoid((scored * weight.double()).sum(-1, keepdim=True) + bias.double())
     rounded = scores.detach().to(h.dtype)
     # Stable: the lowest index first among equal scores.
     order = order_keys(rounded, "value").sort(dim=1, descending=True, stable=True).indices
@@ -107,21 +107,8 @@ def _check(
     h: Tensor, weight: Tensor, bias: Tensor, ratio: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Check the arguments; return the tensors beside h, in its dtype under autocast."""
-    named = {"h": h, "weight": weight, "bias": bias}
-    if scale is not None:
-        named["scale"] = scale
-    for name, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not (tensor.is_cpu and h.is_cpu) and tensor.device != h.device:
-            raise ValueError(f"{name} is on {tensor.device} but h is on {h.device}")
-    if h.dtype not in _DTYPES:
-        raise TypeError(f"h must be float32, float64, float16 or bfloat16, got {h.dtype}")
-    if torch.is_autocast_enabled(device_type(h)):
-        named = {name: tensor.to(h.dtype) for name, tensor in named.items()}
-    for name, tensor in named.items():
-        if tensor.dtype != h.dtype:
-            raise TypeError(f"{name} is {tensor.dtype} but h is {h.dtype}: convert one of them")
+    of_scale = {} if scale is None else {"scale": scale}
+    named = matched({"h": h, "weight": weight, "bias": bias} | of_scale)
     if h.dim() != 3 or 0 in h.shape[1:]:
         raise ValueError(
             f"h must be (batch, nodes, dim) with nodes and a width, got {tuple(h.shape)}"
@@ -134,4 +121,6 @@ def _check(
     for name, tensor in named.items():
         if name != "h" and tensor.shape != shapes[name]:
             raise ValueError(f"{name} must be {shapes[name]}, got {tuple(tensor.shape)}")
+    if scale is not None and scale.requires_grad:
+        raise ValueError("scale is a constant: it must not require a gradient; detach it")
     return named["weight"], named["bias"], named.get("scale")

@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
+from sparse_aasist.ops._arguments import matched
+from sparse_aasist.ops._backend import (
+    device_type,
+    needs_reference,
+    use_kernel,
+    without_autocast,
+)
 from sparse_aasist.ops.topk_activation import check_topk, topk_activation_reference
 
 MAX_CLASSES = 1024
@@ -117,7 +123,7 @@ def _reference(
     kept = activation.double()
     if scale is not None:
         kept = kept * scale.double()
-    with torch.autocast(device_type(x), enabled=False):
+    with without_autocast(x):
         output = F.linear(kept, weight.double(), bias.double()).to(x.dtype)
     return TopkLinearOutput(output, activation) if return_activation else output
 
@@ -169,17 +175,8 @@ def _layer(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Check what comes with x, and cast it under autocast."""
-    named = {"weight": weight, "bias": bias} | ({} if scale is None else {"scale": scale})
-    for name, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not (tensor.is_cpu and x.is_cpu) and tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} but x is on {x.device}")
-    if torch.is_autocast_enabled(device_type(x)):
-        named = {name: tensor.to(x.dtype) for name, tensor in named.items()}
-    for name, tensor in named.items():
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {tensor.dtype}")
+    of_scale = {} if scale is None else {"scale": scale}
+    named = matched({"x": x, "weight": weight, "bias": bias} | of_scale)
     if weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
         raise ValueError(
             f"weight must be (C, {x.shape[-1]}) for x with last dimension {x.shape[-1]}, "

@@ -108,10 +108,9 @@ const char* run_attention_backward(const Call& call) {
   const int64_t shared_nodes = tasks.parts > 1 ? forward.nodes : 0;
   const Scratch score_gradients(real * forward.batch * forward.nodes *
                                 forward.nodes);
-  const Scratch partials(
-      real * (where == kOnDevice ? graph_attention_partials_cuda(forward)
-                                 : tasks.count * (layer_size(forward) +
-                                                  shared_nodes * forward.dim)));
+  const Scratch partials(real * (where == kOnDevice
+                                     ? graph_attention_partials_cuda(forward)
+                                     : graph_attention_partials_cpu(forward)));
   params.score_gradients = score_gradients.data();
   params.partials = partials.data();
   if (where == kOnDevice)
