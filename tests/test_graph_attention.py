@@ -140,6 +140,10 @@ def test_more_clips_than_tasks_and_more_pairs_than_a_chunk(graph: Implementation
     check(graph, inputs, 2, grad, grad_summary)
     inputs, grad, _ = problem(1, 70, 8, 8, torch.float32)
     check(graph, inputs, 70, grad, None)
+    # On a GPU these are cut into groups of two and of eight rows, and runs of several.
+    for batch, nodes in ((150, 5), (260, 8)):
+        inputs, grad, _ = problem(batch, nodes, 3, 7, torch.float32)
+        check(graph, inputs, nodes, grad, None)
 
 
 def test_widest(graph: Implementation) -> None:

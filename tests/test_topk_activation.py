@@ -505,6 +505,6 @@ def test_backend_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_backend_report_names_what_runs() -> None:
     need_kernel("cpu")
     report = backend_report()
-    assert set(report) == {"topk_activation", "topk_linear"}
+    assert set(report) == {"topk_activation", "topk_linear", "graph_attention", "graph_pool"}
     for line in report.values():
         assert line.startswith(f"cpu: compiled kernel, {_extension.simd_level()}; cuda: ")
