@@ -230,3 +230,15 @@ def expected_pool(
         torch.zeros_like(t) if g is None else g for t, g in zip(inputs, gradients, strict=True)
     ]
     return PoolResult(out.detach(), *gradients)
+
+
+def assert_close_to_largest(
+    got: Tensor, expected: Tensor, dtype: torch.dtype, tolerance: float, name: str
+) -> None:
+    """Compare on the scale of the largest entry: the entries of a gradient have one scale."""
+    assert got.shape == expected.shape and got.dtype == dtype, name
+    if expected.numel() == 0:
+        return
+    scale = max(expected.abs().max().item(), 1e-2)  # the gradient of a bias may nearly vanish
+    error = (got.double() - expected).abs().max().item() / scale
+    assert error <= tolerance, f"{name}: {error:.1e} of the largest"

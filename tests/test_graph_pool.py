@@ -6,7 +6,13 @@ import math
 
 import pytest
 import torch
-from graph_implementations import GraphFunctions, GraphSanitized, PoolResult, expected_pool
+from graph_implementations import (
+    GraphFunctions,
+    GraphSanitized,
+    PoolResult,
+    assert_close_to_largest,
+    expected_pool,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from implementations import ON_DEVICE, SCHEDULES
@@ -51,12 +57,7 @@ def assert_close(got: PoolResult, expected: PoolResult, dtype: torch.dtype) -> N
     """Sums are float64 and rounded once; those of float64 itself may cancel."""
     tolerance = 1e-13 if dtype is torch.float64 else 2 * torch.finfo(dtype).eps
     for name, tensor, wanted in zip(PoolResult._fields, got, expected, strict=True):
-        assert tensor.shape == wanted.shape and tensor.dtype == dtype, name
-        if wanted.numel() == 0:
-            continue
-        scale = max(wanted.abs().max().item(), 1e-2)
-        error = (tensor.double() - wanted).abs().max().item() / scale
-        assert error <= tolerance, f"{name}: {error:.1e} of the largest"
+        assert_close_to_largest(tensor, wanted, dtype, tolerance, name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

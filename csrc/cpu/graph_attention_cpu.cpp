@@ -66,11 +66,7 @@ void attend(const GraphAttentionParams& params,
   int64_t packed_clip = -1;
   while (begin < end) {
     const int64_t clip = begin / nodes;
-    int64_t block_end = begin + kTileRows;
-    if (block_end > end)
-      block_end = end;
-    if (block_end > (clip + 1) * nodes)
-      block_end = (clip + 1) * nodes;
+    const int64_t block_end = end_of_block(begin, end, nodes);
     if (clip != packed_clip)
       pack_clip<Format>(params, clip, s.nodes);
     packed_clip = clip;

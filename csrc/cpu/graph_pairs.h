@@ -72,6 +72,14 @@ inline void pack_clip(const GraphAttentionParams& params,
                     to);
 }
 
+// End of the rows from `begin` on that are multiplied together: few, of one
+// clip, and before `end`.
+inline int64_t end_of_block(int64_t begin, int64_t end, int64_t nodes) {
+  const int64_t clip_end = (begin / nodes + 1) * nodes;
+  const int64_t last = clip_end < end ? clip_end : end;
+  return begin + kTileRows < last ? begin + kTileRows : last;
+}
+
 // Pairs of a row of `left` and one of `right`.
 template <class T>
 struct Chunk {
