@@ -126,8 +126,12 @@ struct Score {
   }
 
   GraphScore params() const {
-    return {weight.const_data_ptr(), bias.const_data_ptr(),
-            vectors.const_data_ptr()};
+    GraphScore score{weight.const_data_ptr(), bias.const_data_ptr(), {}};
+    const int64_t bytes = vectors.size(1) * vectors.element_size();
+    for (int64_t type = 0; type < vectors.size(0) && type < 3; ++type)
+      score.vectors[type] =
+          static_cast<const char*>(vectors.const_data_ptr()) + type * bytes;
+    return score;
   }
 };
 

@@ -38,9 +38,9 @@ inline bool is_double(FloatFormat format) {
 
 // How pairs are scored; contiguous.
 struct GraphScore {
-  const void* weight;   // (hidden, dim)
-  const void* bias;     // (hidden)
-  const void* vectors;  // (types, hidden)
+  const void* weight;      // (hidden, dim)
+  const void* bias;        // (hidden)
+  const void* vectors[3];  // (hidden), for every type
 };
 
 struct GraphScoreGradient {
@@ -67,8 +67,8 @@ struct GraphAttentionParams {
   const void* master;
   int64_t master_stride;
   GraphScore master_score;  // one type
-  void* attention;          // (batch, nodes, nodes), Real
-  void* master_attention;   // (batch, nodes), Real
+  void* attention;          // (batch, nodes, nodes), Real; null on a GPU
+  void* master_attention;   // (batch, nodes), Real       where not wanted
   void* out;                // (batch, nodes, dim)
   void* summary;            // (batch, dim), what the master reads
 };

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 from typing import NamedTuple
 
 import torch
-from implementations import FORMATS, Functions, Sanitized, on_device, unwritten
+from implementations import FORMATS, ON_DEVICE, Functions, Sanitized, on_device, unwritten
 from torch import Tensor
 
+from sparse_aasist import AASIST
+from sparse_aasist.models.graph_stack import graph_stack, stack_arguments
 from sparse_aasist.ops import Master, graph_attention, graph_pool, hetero_graph_attention
+
+STACK_LAUNCHES = 7
+"""Of kernels, for all graphs of the model; a dozen are allowed."""
 
 
 class Attention(NamedTuple):
@@ -84,6 +90,14 @@ class GraphFunctions(Functions):
             gradients = torch.autograd.grad(out, inputs, on_device(grad, self.device))
         return PoolResult(*(t.detach().cpu() for t in (out, *gradients)))
 
+    def stack(self, model: AASIST, features: Tensor) -> Tensor:
+        """Return the readout of the model, which has no gradient."""
+        model, features = copy.deepcopy(model).to(self.device), on_device(features, self.device)
+        with self.settings(), torch.no_grad():
+            readout = graph_stack(model, features)
+            assert (readout is None) == (self.backend == "reference")
+            return (model._read_graphs(features) if readout is None else readout).cpu()
+
 
 class GraphSanitized(Sanitized):
     """The kernels themselves."""
@@ -149,6 +163,22 @@ class GraphSanitized(Sanitized):
         written = (scores, indices, grad.contiguous(), *gradients)
         results = self.program.call("graph_pool_backward", scalars, (*inputs, *written))
         return PoolResult(out, *results[-3:])
+
+    def stack(self, model: AASIST, features: Tensor) -> Tensor:
+        features = features.contiguous()
+        batch, channels, bands, steps = features.shape
+        weights, kept, *reals = stack_arguments(model, features)
+        dim, hidden = model.config.gat_dims
+        patterns = [struct.unpack("q", struct.pack("d", x))[0] for part in reals for x in part]
+        sizes = (batch, channels, bands, steps, dim, hidden, *kept)
+        scalars = (*self.where, FORMATS[features.dtype], *sizes, *patterns)
+        readout = unwritten((batch, 5 * hidden), features.dtype)
+        launches = torch.zeros(1, dtype=torch.int64)
+        arrays = (features, *weights, readout, launches)
+        readout, launches = self.program.call("graph_stack", scalars, arrays)[-2:]
+        if self.where[0] == ON_DEVICE:
+            assert launches.item() == STACK_LAUNCHES
+        return readout
 
 
 def call(inputs: Attention, num_type1: int, temperature: float) -> tuple[Tensor, Tensor | None]:

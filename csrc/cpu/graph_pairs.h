@@ -58,7 +58,9 @@ inline void pack_score(const GraphAttentionParams& params,
   pack_rows<Format>(score.weight, params.hidden, params.dim, to.by_hidden);
   transpose(to.by_hidden, params.hidden, params.dim, to.by_dim);
   pack_rows<Format>(score.bias, 1, params.hidden, to.bias);
-  pack_rows<Format>(score.vectors, types, params.hidden, to.vectors);
+  for (int32_t type = 0; type < types; ++type)
+    pack_rows<Format>(score.vectors[type], 1, params.hidden,
+                      to.vectors + type * padded(params.hidden));
 }
 
 // Packs the nodes of a clip.

@@ -3,6 +3,7 @@
 
 #include "kept_rows.h"
 #include "order_key.h"
+#include "vector_math.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 namespace {
@@ -24,6 +25,29 @@ double rounded(double score) {
   return Format::to_double(Format::from_double(score));
 }
 
+// The sum of h * scale * weight, in lanes; `scale` may be null.
+template <class Format, class Bits = typename Format::Bits>
+double scored_sum(const Bits* h,
+                  const Bits* scale,
+                  const Bits* weight,
+                  int64_t dim) {
+  constexpr int kCount = kLanes<double>;
+  const auto add = [&](double* sums, int64_t d, int lane) {
+    const double factor =
+        scale == nullptr ? 1.0 : Format::to_double(scale[d + lane]);
+    sums[lane] += Format::to_double(h[d + lane]) * factor *
+                  Format::to_double(weight[d + lane]);
+  };
+  double sums[kCount] = {};
+  int64_t d = 0;
+  for (; d + kCount <= dim; d += kCount)
+    for (int lane = 0; lane < kCount; ++lane)
+      add(sums, d, lane);
+  for (int lane = 0; lane < dim - d; ++lane)
+    add(sums, d, lane);
+  return sum_lanes<double>(load(sums));
+}
+
 template <class Format>
 void pool(const GraphPoolParams& params, int64_t clip, void* room) {
   using Bits = typename Format::Bits;
@@ -38,13 +62,8 @@ void pool(const GraphPoolParams& params, int64_t clip, void* room) {
   double* all_scores = static_cast<double*>(room);
   Bits* keys = reinterpret_cast<Bits*>(all_scores + nodes);
   for (int64_t i = 0; i < nodes; ++i) {
-    double sum = 0;
-    for (int64_t d = 0; d < dim; ++d) {
-      const double value = Format::to_double(h[i * dim + d]);
-      const double factor =
-          scale == nullptr ? 1.0 : Format::to_double(scale[i * dim + d]);
-      sum += value * factor * Format::to_double(weight[d]);
-    }
+    const double sum = scored_sum<Format>(
+        h + i * dim, scale == nullptr ? nullptr : scale + i * dim, weight, dim);
     all_scores[i] = 1 / (1 + __builtin_exp(-sum - bias));
     keys[i] = order_key<Format, RankBy::kValue, Bits>(
         Format::from_double(all_scores[i]));

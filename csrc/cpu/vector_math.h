@@ -66,6 +66,12 @@ inline Vector<float> exp_of_negative(Vector<float> x) {
   return x < -87.0f ? splat(0.0f) : power + power * part;
 }
 
+// exp(x) - 1 for x <= 0, exact near zero too.
+inline Vector<float> expm1_of_negative(Vector<float> x) {
+  const auto [power, part] = exp_parts(x < -87.0f ? splat(-87.0f) : x);
+  return power * part + (power - 1.0f);
+}
+
 // tanh(x) = t / (t + 2), with t = exp(2x) - 1: exact to some 2e-7 of tanh(x)
 // near zero too.
 inline Vector<float> tanh_of(Vector<float> x) {
@@ -84,10 +90,26 @@ inline Vector<double> exp_of_negative(Vector<double> x) {
   return x;
 }
 
+inline Vector<double> expm1_of_negative(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane)
+    x[lane] = __builtin_expm1(x[lane]);
+  return x;
+}
+
 inline Vector<double> tanh_of(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane)
     x[lane] = __builtin_tanh(x[lane]);
   return x;
+}
+
+// arXiv 1706.02515, eq. 2.
+template <class T>
+inline Vector<T> selu_of(Vector<T> x) {
+  constexpr T kScale = static_cast<T>(1.0507009873554804934193349852946);
+  constexpr T kAlpha = static_cast<T>(1.6732632423543772848170429916717);
+  // A comparison in this order keeps NaN.
+  const Vector<T> below = kAlpha * expm1_of_negative(x > 0 ? splat<T>(0) : x);
+  return kScale * (x > 0 ? x : below);
 }
 
 }  // namespace sparse_aasist::SPARSE_AASIST_SIMD

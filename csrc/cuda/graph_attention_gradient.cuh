@@ -75,7 +75,9 @@ __device__ __forceinline__ void hidden_sums(const GraphAttentionParams& forward,
     if (slab > 0)
       __syncthreads();  // all have multiplied with the last weights
     if (new_weight)
-      stage_weight<Tile>(forward, side.score, tile.output, depth, room.weight);
+      stage_weight<kAttentionThreads, Tile::kOutputs>(
+          node_rows<T>(forward, side.score.weight), forward.hidden, tile.output,
+          depth, room.weight);
     if (first < count)
       stage_products<Tile>(
           side.rows, node_rows<T>(forward, forward.x), depth,

@@ -131,29 +131,28 @@ __device__ __forceinline__ void stage_products(const RowReader<T>& left,
   }
 }
 
-// The block brings weights into shared memory: outputs from `output` on, as
-// rows, of their dimensions from `depth` on. Zeros stand for absent outputs.
-template <class Tile, class T = typename Tile::Real>
-__device__ __forceinline__ void stage_weight(const GraphAttentionParams& params,
-                                             const GraphScore& score,
+// A block of kThreads brings kOutputs rows of a weight into shared memory,
+// those of outputs from `output` on, of their dimensions from `depth` on.
+// Zeros stand for absent outputs.
+template <int32_t kThreads, int32_t kOutputs, class T>
+__device__ __forceinline__ void stage_weight(const RowReader<T>& rows,
+                                             int32_t outputs,
                                              int32_t output,
                                              int32_t depth,
                                              T* weight) {
   constexpr int32_t kQuads = kDepth<T> / kQuad;
-  const RowReader<T> rows = node_rows<T>(params, score.weight);
-  for (int32_t unit = threadIdx.x; unit < Tile::kOutputs * kQuads;
-       unit += kAttentionThreads) {
+  for (int32_t unit = threadIdx.x; unit < kOutputs * kQuads; unit += kThreads) {
     const int32_t row = unit / kQuads, index = unit % kQuads * kQuad;
-    if (depth + index >= params.dim)
+    if (depth + index >= rows.width)
       continue;
     Quad<T> quad{};
-    if (output + row < params.hidden)
+    if (output + row < outputs)
       quad = rows.quad(output + row, depth + index);
     store_row_quad(weight + row * kRow<T> + index, quad);
   }
 }
 
-// The same for the bias, then the vectors, of a tile's outputs.
+// The block brings the bias, then the vectors, of a tile's outputs.
 template <class Tile, class T = typename Tile::Real>
 __device__ __forceinline__ void stage_layer(const GraphAttentionParams& params,
                                             const GraphScore& score,
@@ -161,12 +160,11 @@ __device__ __forceinline__ void stage_layer(const GraphAttentionParams& params,
                                             int32_t output,
                                             T* layer) {
   const int32_t hidden = params.hidden;
-  const RowReader<T> bias = {score.bias, params.format, hidden, hidden};
-  const RowReader<T> vectors = {score.vectors, params.format, hidden, hidden};
   for (int32_t i = threadIdx.x; i < (1 + types) * Tile::kOutputs;
        i += kAttentionThreads) {
     const int32_t row = i / Tile::kOutputs, o = output + i % Tile::kOutputs;
-    layer[i] = row == 0 ? bias.value(0, o) : vectors.value(row - 1, o);
+    const void* const from = row == 0 ? score.bias : score.vectors[row - 1];
+    layer[i] = RowReader<T>{from, params.format, hidden, hidden}.value(0, o);
   }
 }
 

@@ -18,6 +18,7 @@ from sparse_aasist.models.config import AASISTConfig
 from sparse_aasist.models.encoder import POOL_STEP, build_encoder
 from sparse_aasist.models.front_end import SincFrontEnd
 from sparse_aasist.models.graph import GraphAttention, GraphPool, HeteroGraphAttention
+from sparse_aasist.models.graph_stack import graph_stack
 from sparse_aasist.models.head import SparseHead
 
 BRANCH_DROPOUT = 0.2
@@ -136,13 +137,22 @@ class AASIST(nn.Module):
         # Under autocast only the encoder, 97 % of the work, runs in low precision: bf16 logits
         # would tie, and the two attention layers of low temperature are sensitive to it.
         with torch.autocast(waveform.device.type, enabled=False):
-            return self._classify(features.to(self.pos_S.dtype).abs())
+            return self._classify(features.to(self.pos_S.dtype))
 
     def _classify(self, features: Tensor) -> Output:
-        """Map encoder magnitudes (B, C, F, T) to the output through graphs and head."""
+        """Map the encoder's output (B, C, F, T) to the output through graphs and head."""
+        readout = graph_stack(self, features)
+        if readout is None:
+            readout = self._read_graphs(features)
+        # PARITY: the classifier is the model's own, because upstream's state dicts name it so.
+        return Output(*self.head(readout, self.out_layer))
+
+    def _read_graphs(self, features: Tensor) -> Tensor:
+        """Map the encoder's output (B, C, F, T) to the readout (B, D), module by module."""
         # One node per frequency band and one per time step, by the largest magnitude.
-        nodes_s = features.max(dim=3).values.transpose(1, 2) + self.pos_S
-        nodes_t = features.max(dim=2).values.transpose(1, 2)
+        magnitudes = features.abs()
+        nodes_s = magnitudes.max(dim=3).values.transpose(1, 2) + self.pos_S
+        nodes_t = magnitudes.max(dim=2).values.transpose(1, 2)
         spectral = self.pool_S(self.GAT_layer_S(nodes_s))
         temporal = self.pool_T(self.GAT_layer_T(nodes_t))
 
@@ -153,7 +163,7 @@ class AASIST(nn.Module):
             (self.drop_way(a), self.drop_way(b)) for a, b in zip(branch1, branch2, strict=True)
         ]
         out_t, out_s, master = (torch.max(a, b) for a, b in pairs)
-        readout = torch.cat(
+        return torch.cat(
             [
                 out_t.abs().max(dim=1).values,
                 out_t.mean(dim=1),
@@ -163,8 +173,6 @@ class AASIST(nn.Module):
             ],
             dim=1,
         )
-        # PARITY: the classifier is the model's own, because upstream's state dicts name it so.
-        return Output(*self.head(readout, self.out_layer))
 
     def _branch(self, number: int, temporal: Tensor, spectral: Tensor) -> tuple[Tensor, ...]:
         """Run one of the two heterogeneous stacks; return its (temporal, spectral, master)."""

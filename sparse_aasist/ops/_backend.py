@@ -15,7 +15,7 @@ from torch import Tensor
 from sparse_aasist import _extension
 from sparse_aasist.ops._fakes import FAKES
 
-OPS = ("topk_activation", "topk_linear", "graph_attention", "graph_pool")
+OPS = ("topk_activation", "topk_linear", "graph_attention", "graph_pool", "graph_stack")
 BACKENDS = ("compiled", "reference")
 BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"
 

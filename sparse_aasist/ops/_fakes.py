@@ -107,6 +107,16 @@ def _graph_pool_backward(
     return h.new_empty(h.shape), h.new_empty(weight.shape), h.new_empty(1)
 
 
+def _graph_stack(
+    features: Tensor,
+    weights: list[Tensor],
+    kept: list[int],
+    temperatures: list[float],
+    eps: list[float],
+) -> Tensor:
+    return features.new_empty((features.shape[0], 5 * weights[-2].shape[1]))
+
+
 # One entry for each op that csrc/ registers, under its name.
 FAKES = {
     "topk_activation": _topk_activation,
@@ -118,4 +128,5 @@ FAKES = {
     "graph_attention_backward": _graph_attention_backward,
     "graph_pool": _graph_pool,
     "graph_pool_backward": _graph_pool_backward,
+    "graph_stack": _graph_stack,
 }

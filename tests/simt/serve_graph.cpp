@@ -4,13 +4,18 @@
 
 #include "graph_attention.h"
 #include "graph_pool.h"
+#include "graph_stack.h"
 #include "where.h"
 
 namespace sparse_aasist::simt {
 namespace {
 
-GraphScore score(const Call& call, size_t first) {
-  return {call.array(first), call.array(first + 1), call.array(first + 2)};
+GraphScore score(const Call& call, size_t first, int64_t types) {
+  GraphScore score{call.array(first), call.array(first + 1), {}};
+  const size_t bytes = call.arrays.at(first + 2)->bytes() / types;
+  for (int64_t type = 0; type < types; ++type)
+    score.vectors[type] = call.array<char>(first + 2) + type * bytes;
+  return score;
 }
 
 // Scalars: where, schedule, format, batch, nodes, dim, hidden, num_type1,
@@ -28,11 +33,11 @@ GraphAttentionParams attention(const Call& call) {
   params.types = static_cast<int32_t>(call.scalars.at(8));
   params.temperature = bit_cast<double>(call.scalars.at(11));
   params.x = call.array(0);
-  params.pairs = score(call, 1);
+  params.pairs = score(call, 1, params.types);
   if (call.scalars.at(9) != 0) {
     params.master = call.array(4);
     params.master_stride = call.scalars.at(10) != 0 ? 0 : params.dim;
-    params.master_score = score(call, 5);
+    params.master_score = score(call, 5, 1);
   }
   return params;
 }
@@ -187,6 +192,65 @@ const char* run_pool_backward(const Call& call) {
   return nullptr;
 }
 
+// Scalars: where, schedule, format, batch, channels, bands, steps, dim, hidden,
+// kept nodes, the bits of temperatures and eps. Arrays: features, weights,
+// readout, how many kernels were launched.
+const char* run_stack(const Call& call) {
+  const int64_t where = begin(call);
+  size_t scalar = 2, array = 1;
+  const auto next_scalar = [&] {
+    return static_cast<int32_t>(call.scalars.at(scalar++));
+  };
+  GraphStackSizes sizes{};
+  sizes.format = static_cast<FloatFormat>(next_scalar());
+  sizes.batch = next_scalar();
+  for (int32_t* size : {&sizes.channels, &sizes.bands, &sizes.steps, &sizes.dim,
+                        &sizes.hidden, &sizes.first_kept[0],
+                        &sizes.first_kept[1], &sizes.kept[0], &sizes.kept[1]})
+    *size = next_scalar();
+  for (double& temperature : sizes.temperatures)
+    temperature = bit_cast<double>(call.scalars.at(scalar++));
+  for (double& eps : sizes.eps)
+    eps = bit_cast<double>(call.scalars.at(scalar++));
+  if (const char* reason = refusal(sizes))
+    return reason;
+  const size_t real = is_double(sizes.format) ? sizeof(double) : sizeof(float);
+  bool fit = true;
+  const auto next = [&](std::initializer_list<int64_t> expected) {
+    size_t bytes = real;
+    for (const int64_t size : expected)
+      bytes *= static_cast<size_t>(size);
+    fit = fit && call.arrays.at(array)->bytes() == bytes;
+    return call.array<const void>(array++);
+  };
+  GraphStackParams params = StackWeights(sizes, next).read();
+  if (!fit)
+    return "a weight has another size";
+  params.features = call.array(0);
+  params.readout = call.array(array);
+  const bool on_device = where == kOnDevice;
+  const Scratch room(place_stack(params, !on_device, nullptr));
+  place_stack(params, !on_device, room.data());
+  if (on_device) {
+    const int64_t before = launch_count();
+    const char* error = graph_stack_cuda(params, nullptr);
+    *call.array<int64_t>(array + 1) = launch_count() - before;
+    return error;
+  }
+  const auto first = SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_first_cpu);
+  const auto branch = SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_branch_cpu);
+  const auto read_out = SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_readout_cpu);
+  const int64_t bytes =
+      SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_scratch_cpu)(params);
+  for (const auto& kernel : {first, branch})
+    in_parts(params.batch * kHalves, [&](int64_t begin, int64_t end) {
+      kernel(params, begin, end, Scratch(bytes).data());
+    });
+  in_parts(params.batch,
+           [&](int64_t begin, int64_t end) { read_out(params, begin, end); });
+  return nullptr;
+}
+
 }  // namespace
 }  // namespace sparse_aasist::simt
 
@@ -195,5 +259,6 @@ int main() {
   return serve({{"graph_attention", run_attention},
                 {"graph_attention_backward", run_attention_backward},
                 {"graph_pool", run_pool},
-                {"graph_pool_backward", run_pool_backward}});
+                {"graph_pool_backward", run_pool_backward},
+                {"graph_stack", run_stack}});
 }

@@ -71,6 +71,7 @@ struct Shared {
 Fiber fibers[kMaxThreads];
 Fiber* running = nullptr;
 void* scheduler_stack_pointer = nullptr;
+int64_t launches = 0;
 const std::function<void()>* kernel_body = nullptr;
 Schedule schedule = Schedule::kAscending;
 std::vector<Shared> static_shared;
@@ -291,6 +292,10 @@ void set_schedule(Schedule wanted) {
   schedule = wanted;
 }
 
+int64_t launch_count() {
+  return launches;
+}
+
 const char* run_grid(unsigned grid,
                      unsigned block,
                      size_t shared_bytes,
@@ -298,6 +303,7 @@ const char* run_grid(unsigned grid,
   if (grid == 0 || block == 0 || block > kMaxThreads ||
       shared_bytes > kMaxStaticShared)
     return "invalid configuration argument";
+  ++launches;
   // Of the exact size, so that the address sanitizer sees what lies behind.
   const std::unique_ptr<char[]> dynamic(new char[shared_bytes]);
   dynamic_shared_memory = dynamic.get();

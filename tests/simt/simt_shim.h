@@ -23,6 +23,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 namespace sparse_aasist {
 
@@ -43,6 +44,9 @@ enum class Schedule { kAscending, kDescending, kShuffled };
 
 // In which order warps, and the lanes of a warp, run.
 void set_schedule(Schedule schedule);
+
+// Of kernels, since the program began.
+int64_t launch_count();
 
 // Runs `body` in every thread of every block; nullptr, or CUDA's complaint.
 const char* run_grid(unsigned grid,

@@ -1,0 +1,424 @@
+// graph_stack on a CPU: the kernels of graph_attention and graph_pool on a few
+// clips at a time, and what lies between them.
+#include "graph_stack.h"
+
+#include "graph_pairs.h"
+
+namespace sparse_aasist::SPARSE_AASIST_SIMD {
+namespace {
+
+constexpr int32_t kMixRows = 16;  // in scratch at a time
+
+// Beside the scratch of graph_attention, which is behind it.
+template <class T>
+struct StackScratch {
+  T* read_weight;  // (dim, hidden), padded rows
+  T* own_weight;   // likewise
+  T* shift;        // (hidden)
+  T* rows;         // (kMixRows, hidden)
+  int64_t* pool;   // 2 * nodes
+  void* attention;
+  int64_t bytes;
+};
+
+int64_t most_nodes(const GraphStackParams& params) {
+  int64_t most = 1;
+  for (int32_t half = 0; half < kHalves; ++half) {
+    const int64_t first = params.first[half].attention.nodes;
+    const int64_t joint = params.joint[half][0].attention.nodes;
+    most = first > most ? first : most;
+    most = joint > most ? joint : most;
+  }
+  return most;
+}
+
+template <class T>
+StackScratch<T> stack_scratch(const GraphStackParams& params, void* base) {
+  int64_t taken = 0;
+  const auto take = [&](int64_t bytes) {
+    const auto address = reinterpret_cast<uintptr_t>(base) + taken;
+    taken += (bytes + 63) / 64 * 64;
+    return reinterpret_cast<void*>(address);
+  };
+  constexpr int64_t kMatrix = int64_t{kMaxWidth} * kMaxWidth * sizeof(T);
+  constexpr int64_t kRow = int64_t{kMaxWidth} * sizeof(T);
+  StackScratch<T> s;
+  s.read_weight = static_cast<T*>(take(kMatrix));
+  s.own_weight = static_cast<T*>(take(kMatrix));
+  s.shift = static_cast<T*>(take(kRow));
+  s.rows = static_cast<T*>(take(kMixRows * kRow));
+  s.pool = static_cast<int64_t*>(take(2 * most_nodes(params) * 8));
+  s.attention = take(0);
+  int64_t attention_bytes = 0;
+  const auto cover = [&](const StackLayer& layer) {
+    const int64_t bytes = graph_attention_scratch_cpu(layer.attention);
+    attention_bytes = bytes > attention_bytes ? bytes : attention_bytes;
+  };
+  for (int32_t half = 0; half < kHalves; ++half) {
+    cover(params.first[half]);
+    for (const StackLayer& layer : params.joint[half])
+      cover(layer);
+  }
+  s.bytes = taken + attention_bytes;
+  return s;
+}
+
+// (outputs, inputs) -> (inputs, padded outputs), each output times its scale;
+// null: none.
+template <class T>
+void pack_weight(const void* weight,
+                 int64_t inputs,
+                 int64_t outputs,
+                 const T* scale,
+                 T* to) {
+  const T* from = static_cast<const T*>(weight);
+  const int64_t width = padded(outputs);
+  for (int64_t o = 0; o < width; ++o) {
+    const T factor = o >= outputs ? 0 : scale == nullptr ? 1 : scale[o];
+    for (int64_t i = 0; i < inputs; ++i)
+      to[i * width + o] = o >= outputs ? 0 : factor * from[o * inputs + i];
+  }
+}
+
+template <class T>
+T dot(const T* a, const T* b, int32_t count) {
+  Vector<T> sum{};
+  int32_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>)
+    sum += load(a + i) * load(b + i);
+  if (i < count)
+    sum += load_some(a + i, count - i) * load_some(b + i, count - i);
+  return sum_lanes<T>(sum);
+}
+
+// Nodes of clips [begin, end): temporal, or spectral with their positions. As
+// integers, magnitudes are in the order of their values, NaN above all.
+template <class Format>
+void take_maxima(const GraphStackParams& params,
+                 bool temporal,
+                 int64_t begin,
+                 int64_t end,
+                 void* to) {
+  using Bits = typename Format::Bits;
+  using T = Real<Format>;
+  constexpr Bits kMagnitude =
+      static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
+  const int64_t channels = params.channels, bands = params.bands;
+  const int64_t steps = params.steps;
+  const T* position = static_cast<const T*>(params.position);
+  for (int64_t clip = begin; clip < end; ++clip) {
+    const Bits* plane =
+        at<Bits>(params.features, clip * channels * bands * steps);
+    T* nodes = at<T>(to, clip * channels * (temporal ? steps : bands));
+    for (int64_t c = 0; c < channels; ++c, plane += bands * steps) {
+      if (!temporal) {
+        for (int64_t f = 0; f < bands; ++f) {
+          Bits most = 0;
+          for (int64_t t = 0; t < steps; ++t) {
+            const Bits magnitude = plane[f * steps + t] & kMagnitude;
+            most = magnitude > most ? magnitude : most;
+          }
+          nodes[f * channels + c] =
+              bit_cast<T>(most) + position[f * channels + c];
+        }
+        continue;
+      }
+      constexpr int64_t kSteps = 64;
+      for (int64_t first = 0; first < steps; first += kSteps) {
+        const int64_t left = steps - first;
+        const int64_t count = left < kSteps ? left : kSteps;
+        Bits most[kSteps] = {};
+        for (int64_t f = 0; f < bands; ++f) {
+          const Bits* row = plane + f * steps + first;
+          for (int64_t t = 0; t < count; ++t) {
+            const Bits magnitude = row[t] & kMagnitude;
+            most[t] = magnitude > most[t] ? magnitude : most[t];
+          }
+        }
+        for (int64_t t = 0; t < count; ++t)
+          nodes[(first + t) * channels + c] = bit_cast<T>(most[t]);
+      }
+    }
+  }
+}
+
+// out = selu(norm(read of rows, plus own of x)), in rows [begin, end).
+template <class T>
+void mix_rows(const StackLayer& layer,
+              const T* read,
+              int64_t begin,
+              int64_t end,
+              const StackScratch<T>& s) {
+  const int32_t dim = layer.attention.dim, hidden = layer.attention.hidden;
+  const int32_t width = static_cast<int32_t>(padded(hidden));
+  const StackMix& mix = layer.mix;
+  const auto value = [](const void* array, int32_t o) {
+    return static_cast<const T*>(array)[o];
+  };
+  // Batch normalisation is folded into the weights; the scale lies in rows.
+  for (int32_t o = 0; o < width; ++o) {
+    s.shift[o] = 0;
+    if (o >= hidden)
+      continue;
+    const T scale =
+        value(mix.weight, o) / __builtin_sqrt(value(mix.variance, o) + mix.eps);
+    s.rows[o] = scale;
+    s.shift[o] = (value(mix.read.bias, o) + value(mix.own.bias, o) -
+                  value(mix.mean, o)) *
+                     scale +
+                 value(mix.bias, o);
+  }
+  pack_weight<T>(mix.read.weight, dim, hidden, s.rows, s.read_weight);
+  pack_weight<T>(mix.own.weight, dim, hidden, s.rows, s.own_weight);
+  const T* x = static_cast<const T*>(layer.x);
+  T* out = static_cast<T*>(layer.out);
+  for (; begin < end; begin += kMixRows) {
+    const int32_t count =
+        static_cast<int32_t>(end - begin < kMixRows ? end - begin : kMixRows);
+    multiply<T>({count, width, dim, read + begin * dim, dim, 1, s.read_weight,
+                 width, s.shift, 0, s.rows, width});
+    multiply<T>({count, width, dim, x + begin * dim, dim, 1, s.own_weight,
+                 width, s.rows, width, s.rows, width});
+    for (int32_t r = 0; r < count; ++r) {
+      T* row = s.rows + r * width;
+      for (int32_t o = 0; o < width; o += kLanes<T>)
+        store<T>(row + o, selu_of<T>(load(row + o)));
+      __builtin_memcpy(out + (begin + r) * hidden, row, hidden * sizeof(T));
+    }
+  }
+}
+
+template <class T>
+void mix_master(const StackLayer& layer,
+                const T* summary,
+                int64_t begin,
+                int64_t end) {
+  const GraphAttentionParams& attention = layer.attention;
+  const int32_t dim = attention.dim, hidden = attention.hidden;
+  const auto output = [&](const StackLinear& linear, const T* x, int32_t o) {
+    return dot<T>(at<T>(linear.weight, int64_t{o} * dim), x, dim) +
+           static_cast<const T*>(linear.bias)[o];
+  };
+  for (int64_t clip = begin; clip < end; ++clip) {
+    const T* own = at<T>(attention.master, clip * attention.master_stride);
+    T* out = at<T>(layer.master_out, clip * hidden);
+    for (int32_t o = 0; o < hidden; ++o)
+      out[o] = output(layer.master_mix.read, summary + clip * dim, o) +
+               output(layer.master_mix.own, own, o);
+  }
+}
+
+// A layer of clips [begin, end).
+template <class T>
+void run_layer(const StackLayer& layer,
+               const StackTemporaries& temporaries,
+               int64_t begin,
+               int64_t end,
+               const StackScratch<T>& s) {
+  GraphAttentionParams attention = layer.attention;
+  const int64_t pairs = pair_count(attention.nodes), nodes = attention.nodes;
+  const int64_t dim = attention.dim, most_nodes = temporaries.nodes;
+  // The clips lie close together from where there is room for the first.
+  const auto place = [&](void* array, int64_t room, int64_t size) {
+    return static_cast<void*>(at<T>(array, begin * (room - size)));
+  };
+  attention.attention =
+      place(temporaries.attention, most_nodes * most_nodes, nodes * nodes);
+  attention.master_attention =
+      place(temporaries.master_attention, most_nodes, nodes);
+  attention.out =
+      place(temporaries.read, most_nodes * temporaries.dim, nodes * dim);
+  attention.summary = place(temporaries.summary, temporaries.dim, dim);
+  graph_attention_scores_cpu(attention, begin * pairs, end * pairs,
+                             s.attention);
+  graph_attention_rows_cpu(attention, begin * nodes, end * nodes, s.attention);
+  mix_rows<T>(layer, static_cast<const T*>(attention.out), begin * nodes,
+              end * nodes, s);
+  if (!has_master(attention))
+    return;
+  graph_attention_master_cpu(attention, begin, end, s.attention);
+  mix_master<T>(layer, static_cast<const T*>(attention.summary), begin, end);
+}
+
+// Pools the nodes of a layer's output from `first` on, of clips [begin, end).
+template <class T>
+void run_pool(const StackPool& pool,
+              const StackLayer& layer,
+              int64_t first,
+              int64_t begin,
+              int64_t end,
+              int64_t* room) {
+  const int64_t dim = layer.attention.hidden, nodes = layer.attention.nodes;
+  for (int64_t clip = begin; clip < end; ++clip) {
+    GraphPoolParams params{};
+    params.format = layer.attention.format;
+    params.batch = 1;
+    params.nodes = pool.nodes;
+    params.dim = layer.attention.hidden;
+    params.kept = pool.kept;
+    params.h = at<T>(layer.out, (clip * nodes + first) * dim);
+    params.weight = pool.score.weight;
+    params.bias = pool.score.bias;
+    params.out = at<T>(pool.out, clip * pool.kept * dim);
+    params.scores = pool.scores + clip * pool.kept;
+    params.indices = pool.indices + clip * pool.kept;
+    graph_pool_cpu(params, 0, 1, room);
+  }
+}
+
+// Joins what two pools keep, each by a projection of its own, as the nodes of
+// a layer.
+template <class T>
+void join(const StackLayer& layer,
+          const StackPool (&pools)[kHalves],
+          int64_t begin,
+          int64_t end,
+          const StackScratch<T>& s) {
+  const int32_t dim = layer.attention.dim;
+  const int32_t width = static_cast<int32_t>(padded(dim));
+  int64_t first = 0;
+  for (int32_t type = 0; type < kHalves; ++type) {
+    const StackPool& pool = pools[type];
+    const StackLinear& linear = layer.types[type];
+    pack_weight<T>(linear.weight, dim, dim, nullptr, s.own_weight);
+    for (int32_t o = 0; o < width; ++o)
+      s.shift[o] = o < dim ? static_cast<const T*>(linear.bias)[o] : 0;
+    for (int64_t clip = begin; clip < end; ++clip) {
+      const T* from = at<T>(pool.out, clip * pool.kept * dim);
+      T* to = at<T>(layer.x, (clip * layer.attention.nodes + first) * dim);
+      for (int32_t row = 0; row < pool.kept; row += kMixRows) {
+        const int32_t left = pool.kept - row;
+        const int32_t count = left < kMixRows ? left : kMixRows;
+        multiply<T>({count, width, dim, from + row * dim, dim, 1, s.own_weight,
+                     width, s.shift, 0, s.rows, width});
+        for (int32_t r = 0; r < count; ++r)
+          __builtin_memcpy(to + (row + r) * dim, s.rows + r * width,
+                           dim * sizeof(T));
+      }
+    }
+    first += pool.kept;
+  }
+}
+
+// As torch.maximum: NaN if one is.
+template <class T>
+T higher_or_nan(T a, T b) {
+  return a > b || a != a ? a : b;
+}
+
+template <class T>
+void read_out(const GraphStackParams& params, int64_t clip) {
+  const int32_t hidden = params.joint[0][0].attention.hidden;
+  T* out = at<T>(params.readout, clip * kReadoutBlocks * hidden);
+  int64_t first = 0;
+  for (int32_t type = 0; type < kHalves; ++type) {
+    const int64_t kept = params.pools[0][type].kept;
+    T* most = out + 2 * type * hidden;
+    T* mean = most + hidden;
+    for (int32_t o = 0; o < 2 * hidden; ++o)
+      most[o] = 0;
+    for (int64_t i = 0; i < kept; ++i) {
+      const T* rows[kHalves][2];
+      for (int32_t branch = 0; branch < kHalves; ++branch) {
+        const StackLayer& last = params.joint[branch][1];
+        rows[branch][0] =
+            at<T>(params.pools[branch][type].out, (clip * kept + i) * hidden);
+        rows[branch][1] =
+            at<T>(last.out, (clip * last.attention.nodes + first + i) * hidden);
+      }
+      for (int32_t o = 0; o < hidden; ++o) {
+        const T value = higher_or_nan<T>(rows[0][0][o] + rows[0][1][o],
+                                         rows[1][0][o] + rows[1][1][o]);
+        most[o] = higher_or_nan<T>(value < 0 ? -value : value, most[o]);
+        mean[o] += value;
+      }
+    }
+    for (int32_t o = 0; o < hidden; ++o)
+      mean[o] /= static_cast<T>(kept);
+    first += kept;
+  }
+  T masters[kHalves][kMaxWidth];
+  for (int32_t branch = 0; branch < kHalves; ++branch) {
+    const StackLayer(&joint)[kDepths] = params.joint[branch];
+    for (int32_t o = 0; o < hidden; ++o)
+      masters[branch][o] = at<T>(joint[0].master_out, clip * hidden)[o] +
+                           at<T>(joint[1].master_out, clip * hidden)[o];
+  }
+  for (int32_t o = 0; o < hidden; ++o)
+    out[4 * hidden + o] = higher_or_nan<T>(masters[0][o], masters[1][o]);
+}
+
+// Calls run(format) for float64 or float32.
+template <class Run>
+void with_real(FloatFormat format, const Run& run) {
+  if (is_double(format))
+    run(Float64{});
+  else
+    run(Float32{});
+}
+
+// Calls run(half, first clip, end of clips) for halves of items [begin, end).
+template <class Run>
+void for_each_half(int64_t begin, int64_t end, const Run& run) {
+  for (int32_t half = 0; half < kHalves; ++half) {
+    const int64_t first = (begin + kHalves - 1 - half) / kHalves;
+    const int64_t last = (end + kHalves - 1 - half) / kHalves;
+    if (first < last)
+      run(half, first, last);
+  }
+}
+
+}  // namespace
+
+int64_t graph_stack_scratch_cpu(const GraphStackParams& params) {
+  return is_double(params.format) ? stack_scratch<double>(params, nullptr).bytes
+                                  : stack_scratch<float>(params, nullptr).bytes;
+}
+
+void graph_stack_first_cpu(const GraphStackParams& params,
+                           int64_t begin,
+                           int64_t end,
+                           void* scratch) {
+  with_real(params.format, [&](auto format) {
+    using Format = decltype(format);
+    using T = Real<Format>;
+    const StackScratch<T> s = stack_scratch<T>(params, scratch);
+    for_each_half(begin, end, [&](int32_t type, int64_t first, int64_t last) {
+      const StackLayer& layer = params.first[type];
+      take_maxima<Format>(params, type == 0, first, last, layer.x);
+      run_layer<T>(layer, params.temporaries[type], first, last, s);
+      run_pool<T>(params.first_pools[type], layer, 0, first, last, s.pool);
+    });
+  });
+}
+
+void graph_stack_branch_cpu(const GraphStackParams& params,
+                            int64_t begin,
+                            int64_t end,
+                            void* scratch) {
+  with_real(params.format, [&](auto format) {
+    using T = Real<decltype(format)>;
+    const StackScratch<T> s = stack_scratch<T>(params, scratch);
+    for_each_half(begin, end, [&](int32_t branch, int64_t first, int64_t last) {
+      const StackLayer(&joint)[kDepths] = params.joint[branch];
+      const StackPool(&pools)[kHalves] = params.pools[branch];
+      join<T>(joint[0], params.first_pools, first, last, s);
+      run_layer<T>(joint[0], params.temporaries[branch], first, last, s);
+      run_pool<T>(pools[0], joint[0], 0, first, last, s.pool);
+      run_pool<T>(pools[1], joint[0], pools[0].nodes, first, last, s.pool);
+      join<T>(joint[1], pools, first, last, s);
+      run_layer<T>(joint[1], params.temporaries[branch], first, last, s);
+    });
+  });
+}
+
+void graph_stack_readout_cpu(const GraphStackParams& params,
+                             int64_t begin,
+                             int64_t end) {
+  with_real(params.format, [&](auto format) {
+    for (int64_t clip = begin; clip < end; ++clip)
+      read_out<Real<decltype(format)>>(params, clip);
+  });
+}
+
+}  // namespace sparse_aasist::SPARSE_AASIST_SIMD
