@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## the whole test suite
 test-cuda: $(VENV)/.dev ## the suite on a machine with a GPU; a missing GPU is a failure
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -q --benchmark-skip
 
-bench: $(VENV)/.dev ## all benchmarks on this CPU; writes benchmarks/results and docs/benchmarks.md
+bench: $(VENV)/.dev ## all benchmarks, or SUITE=topk|graph|model, on this CPU; writes the results
 	$(call run_benchmarks,cpu)
 
 bench-cuda: $(VENV)/.dev ## the same on a GPU
@@ -29,8 +29,8 @@ bench-cuda: $(VENV)/.dev ## the same on a GPU
 
 define run_benchmarks
 	@mkdir -p build
-	$(BIN)/python -m pytest benchmarks -q --device $(1) --benchmark-json=build/bench_$(1).json
-	$(BIN)/python benchmarks/report.py build/bench_$(1).json "make $@"
+	$(BIN)/python -m pytest $(if $(SUITE),benchmarks/bench_$(SUITE).py,benchmarks) -q --device $(1) --benchmark-json=build/bench_$(1).json
+	$(BIN)/python benchmarks/report.py build/bench_$(1).json "make $@$(if $(SUITE), SUITE=$(SUITE))"
 endef
 
 check: $(VENV)/.dev ## format and lint

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import graph_tables
+import model_tables
 import topk_tables
 from results import COLUMNS, SIZES, Results, Row
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-SUITES = {"topk": topk_tables, "graph": graph_tables}
+SUITES = {"topk": topk_tables, "graph": graph_tables, "model": model_tables}
 METRICS = {"bytes": "bytes", "peak_bytes": "bytes", "launches": "kernels"}
 
 

@@ -35,6 +35,10 @@ class Results:
         """Return the median in microseconds."""
         return self.get(key, provider, "time")
 
+    def time_or_none(self, key: Key, provider: str) -> float | None:
+        """Return the median in microseconds, None where it was not measured."""
+        return self._medians.get((key, provider, "time"))
+
     def spread(self, key: Key, provider: str) -> float:
         """Return half the distance of the quartiles, as a fraction of the median."""
         return self._spreads[key, provider]

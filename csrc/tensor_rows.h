@@ -48,15 +48,12 @@ inline std::vector<int64_t> with_last(const Tensor& tensor, int64_t last) {
   return sizes;
 }
 
-// A contiguous tensor on the device of `like`. new_empty() of the stable ABI
-// looks its op up by name at every call, which costs as much as a small kernel.
-inline Tensor new_tensor(const Tensor& like,
-                         const std::vector<int64_t>& sizes,
-                         ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t d = sizes.size(); d-- > 0; stride *= sizes[d])
-    strides[d] = stride;
+// A tensor on the device of `like`. new_empty() of the stable ABI looks its op
+// up by name at every call, which costs as much as a small kernel.
+inline Tensor new_strided_tensor(const Tensor& like,
+                                 const std::vector<int64_t>& sizes,
+                                 const std::vector<int64_t>& strides,
+                                 ScalarType dtype) {
   int32_t device_type, device_index;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_device_type(like.get(), &device_type));
@@ -69,6 +66,17 @@ inline Tensor new_tensor(const Tensor& like,
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code,
       device_type, device_index, &handle));
   return Tensor(handle);
+}
+
+// The same, contiguous.
+inline Tensor new_tensor(const Tensor& like,
+                         const std::vector<int64_t>& sizes,
+                         ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0; stride *= sizes[d])
+    strides[d] = stride;
+  return new_strided_tensor(like, sizes, strides, dtype);
 }
 
 // Whether `tensor` has these sizes, and the dtype and device of `like`.

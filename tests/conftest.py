@@ -12,6 +12,7 @@ import pytest
 from sparse_aasist._extension import SIMD_LEVELS, has_kernel, limit_simd_level
 
 if TYPE_CHECKING:
+    from encoder_implementations import EncoderFunctions, EncoderSanitized
     from graph_implementations import GraphFunctions, GraphSanitized
     from kernel_program import KernelProgram
     from topk_implementations import TopkFunctions, TopkSanitized
@@ -84,10 +85,20 @@ def graph_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelPr
     yield from _program("graph", ("graph_attention", "graph_pool", "graph_stack"), folder)
 
 
-IMPLEMENTATIONS = (
+@pytest.fixture(scope="session")
+def encoder_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
+    """CPU kernels of the encoder outside of torch, under sanitizers."""
+    folder = tmp_path_factory.mktemp("encoder_kernels")
+    yield from _program("encoder", ("front_end", "residual_block"), folder)
+
+
+CPU_IMPLEMENTATIONS = (
     "reference",
     *(f"compiled-{level}" for level in SIMD_LEVELS),
     *(f"sanitized-{level}" for level in SIMD_LEVELS),
+)
+IMPLEMENTATIONS = (
+    *CPU_IMPLEMENTATIONS,
     "device-code",
     pytest.param("cuda", marks=pytest.mark.needs_cuda),
 )
@@ -107,6 +118,14 @@ def graph(request: pytest.FixtureRequest) -> GraphFunctions | GraphSanitized:
     from graph_implementations import GraphFunctions, GraphSanitized
 
     return _implementation(request, "graph", "graph_attention", GraphFunctions, GraphSanitized)
+
+
+@pytest.fixture(scope="session", params=CPU_IMPLEMENTATIONS)
+def encoder(request: pytest.FixtureRequest) -> EncoderFunctions | EncoderSanitized:
+    """Every implementation of the encoder's stages, one after the other."""
+    from encoder_implementations import EncoderFunctions, EncoderSanitized
+
+    return _implementation(request, "encoder", "residual_block", EncoderFunctions, EncoderSanitized)
 
 
 def _implementation(

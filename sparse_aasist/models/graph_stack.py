@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparse_aasist.models.fusion import only_computes
 from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
 from sparse_aasist.ops.graph_attention import MAX_NODES, MAX_WIDTH
 
@@ -68,7 +69,7 @@ def graph_stack(model: AASIST, features: Tensor) -> Tensor | None:
     if features.dtype not in _DTYPES.get(kind, ()) or not use_kernel(_NAME, kind):
         return None
     modules = [model._modules[name] for name in (*_LAYERS, *_POOLS, "drop_way")]
-    if needs_reference() or not all(map(_only_computes, modules)):
+    if needs_reference() or not all(map(only_computes, modules)):
         return None
     arguments = stack_arguments(model, features)
     weights, kept = arguments.weights, arguments.kept
@@ -111,11 +112,3 @@ def _tensors(layer: nn.Module, names: tuple[str, ...]) -> list[Tensor]:
         if name == "bn":
             tensors += (module.running_mean, module.running_var)
     return tensors
-
-
-def _only_computes(module: nn.Module) -> bool:
-    """Tell whether calling `module` does nothing beside its arithmetic: no dropout, no hooks."""
-    for part in (module, *module._modules.values()):
-        if part.training or part._forward_hooks or part._forward_pre_hooks:
-            return False
-    return True

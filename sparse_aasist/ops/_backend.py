@@ -15,7 +15,10 @@ from torch import Tensor
 from sparse_aasist import _extension
 from sparse_aasist.ops._fakes import FAKES
 
-OPS = ("topk_activation", "topk_linear", "graph_attention", "graph_pool", "graph_stack")
+OPS = (
+    *("front_end", "residual_block", "graph_attention", "graph_pool", "graph_stack"),
+    *("topk_activation", "topk_linear"),
+)
 BACKENDS = ("compiled", "reference")
 BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"
 
@@ -154,4 +157,4 @@ def _describe(op: str, device_type: str) -> str:
 
 
 def _why_reference(device_type: str) -> str:
-    return _extension.load_failure() or f"this build has no {device_type} kernels"
+    return _extension.load_failure() or f"this build has no {device_type} kernel"

@@ -117,6 +117,20 @@ def _graph_stack(
     return features.new_empty((features.shape[0], 5 * weights[-2].shape[1]))
 
 
+def _front_end(waveform: Tensor, filters: Tensor, *_: Tensor | float) -> Tensor:
+    count, _, taps = filters.shape
+    steps = (waveform.shape[1] - taps + 1) // 3
+    return waveform.new_empty((waveform.shape[0], 1, count // 3, steps))
+
+
+def _residual_block(
+    x: Tensor, conv1_weight: Tensor, conv1_bias: Tensor, *_: Tensor | float | None
+) -> Tensor:
+    batch, _, height, steps = x.shape
+    out = x.new_empty((batch, height, steps // 3, conv1_weight.shape[0]))
+    return out.permute(0, 3, 1, 2)
+
+
 # One entry for each op that csrc/ registers, under its name.
 FAKES = {
     "topk_activation": _topk_activation,
@@ -129,4 +143,6 @@ FAKES = {
     "graph_pool": _graph_pool,
     "graph_pool_backward": _graph_pool_backward,
     "graph_stack": _graph_stack,
+    "front_end": _front_end,
+    "residual_block": _residual_block,
 }

@@ -1,0 +1,298 @@
+// residual_block on a CPU. A task walks down the rows of a strip of time: two
+// rows of the input and two of the middle are enough for the next row of the
+// output, and stay in a core's cache.
+#include "residual_block.h"
+
+#include "time_convolution.h"
+
+namespace sparse_aasist::SPARSE_AASIST_SIMD {
+namespace {
+
+// Below this the first convolution is direct.
+constexpr int32_t kLeastWinogradInputs = 8;
+
+constexpr int64_t kTapHalo = kTaps - 1;
+// A row of the input begins this many steps before the strip, a row of the
+// middle half as many.
+constexpr int64_t kHalo = 2;
+
+static_assert(kBlockPooled * kPoolSteps == kGroupTiles * kTileSteps);
+constexpr int64_t kMostSteps = (kMostPooled + 1) * kPoolSteps;
+constexpr int64_t kMostTiles = kMostSteps / kTileSteps;
+
+struct Plan {
+  bool winograd1;
+  bool has_shortcut;
+  PackedConvolution conv1, conv2, shortcut;
+  int64_t size;
+};
+
+Plan plan_of(const ResidualBlockParams& params) {
+  Plan plan;
+  plan.winograd1 = params.inputs >= kLeastWinogradInputs;
+  plan.has_shortcut = params.shortcut.weight != nullptr;
+  const int64_t inputs =
+      plan.winograd1 ? padded_to(params.inputs, kLanes<float>) : params.inputs;
+  const int64_t outputs = padded_to(params.outputs, kBlockOutputs);
+  Shelf shelf(params.packed);
+  const auto take = [&](int32_t heights, int64_t width, bool winograd) {
+    PackedConvolution packed{nullptr, nullptr, heights, width, outputs};
+    packed.weight = shelf.take(weight_size(packed, winograd));
+    packed.start = shelf.take(outputs);
+    return packed;
+  };
+  plan.conv1 = take(2, inputs, plan.winograd1);
+  plan.conv2 = take(2, outputs, true);
+  plan.shortcut = take(1, inputs, false);
+  plan.size = shelf.size();
+  return plan;
+}
+
+struct Scratch {
+  float* input[2];  // rows of the input, (steps and kHalo + kTapHalo, inputs)
+  float* taps1[2];  // transformed, (kTilePoints, tiles, inputs)
+  float* middle;    // (steps and kTapHalo, outputs)
+  float* taps2[2];  // transformed, (kTilePoints, tiles, outputs)
+  float* row;       // (steps, outputs)
+  float* own;       // (steps, outputs), the shortcut
+  float* room;      // of convolve_winograd
+  int64_t size;
+};
+
+Scratch scratch_of(const Plan& plan, float* base) {
+  const int64_t inputs = plan.conv1.inputs, outputs = plan.conv1.outputs;
+  Shelf shelf(base);
+  Scratch s;
+  for (int i = 0; i < 2; ++i) {
+    // A whole vector may be read from the last entry on.
+    s.input[i] =
+        shelf.take((kMostSteps + kHalo + kTapHalo) * inputs + kLanes<float>);
+    s.taps1[i] =
+        shelf.take(plan.winograd1 ? kTilePoints * kMostTiles * inputs : 0);
+    s.taps2[i] = shelf.take(kTilePoints * kMostTiles * outputs);
+  }
+  s.middle = shelf.take((kMostSteps + kTapHalo) * outputs);
+  s.row = shelf.take(kMostSteps * outputs);
+  s.own = shelf.take(plan.has_shortcut ? kMostSteps * outputs : 0);
+  s.room = shelf.take(int64_t{kTilePoints} * kGroupTiles * kBlockOutputs);
+  s.size = shelf.size();
+  return s;
+}
+
+// Packs a convolution; outputs are multiplied by `scale` unless that is null.
+void pack(const Convolution& convolution,
+          int32_t inputs,
+          int32_t outputs,
+          const double* scale,
+          bool winograd,
+          const PackedConvolution& to) {
+  const int64_t points = winograd ? kTilePoints : kTaps;
+  const int32_t heights = to.heights;
+  for (int64_t i = 0; i < weight_size(to, winograd); ++i)
+    to.weight[i] = 0;
+  for (int32_t o = 0; o < outputs; ++o)
+    for (int32_t h = 0; h < heights; ++h)
+      for (int32_t i = 0; i < inputs; ++i) {
+        const float* from = convolution.weight +
+                            ((int64_t{o} * inputs + i) * heights + h) * kTaps;
+        const float taps[kTaps] = {from[0], from[1], from[2]};
+        double values[kTilePoints] = {taps[0], taps[1], taps[2]};
+        if (winograd)
+          transform_taps(taps, values);
+        for (int64_t p = 0; p < points; ++p) {
+          // The order of PackedConvolution.
+          const int64_t block = o / kBlockOutputs;
+          const int64_t outer = winograd ? (block * points + p) * heights + h
+                                         : (block * heights + h) * points + p;
+          to.weight[(outer * to.inputs + i) * kBlockOutputs +
+                    o % kBlockOutputs] =
+              static_cast<float>(values[p] * (scale == nullptr ? 1 : scale[o]));
+        }
+      }
+}
+
+// What a task is about.
+struct Strip {
+  const float* x;  // of the clip
+  float* out;      // likewise
+  int64_t begin;   // its first step, before they are pooled
+  int64_t steps;
+  int64_t tiles;  // that cover it and a step to each side
+
+  int64_t covered() const { return tiles * kTileSteps; }
+};
+
+void clear(float* from, int64_t count) {
+  __builtin_memset(from, 0, static_cast<size_t>(count) * sizeof(float));
+}
+
+// Row `h` of the input, from kHalo steps before the strip on; zeros stand
+// outside of the clip and behind its channels.
+void load_input(const ResidualBlockParams& params,
+                const Strip& strip,
+                int64_t width,
+                int32_t h,
+                float* to) {
+  const int64_t inputs = params.inputs, first = strip.begin - kHalo;
+  const int64_t count = strip.covered() + kHalo + kTapHalo;
+  const int64_t begin = first < 0 ? -first : 0;
+  const int64_t left = params.steps - first;
+  const int64_t end = left < count ? left : count;
+  const float* from = strip.x + (h * params.steps + first + begin) * inputs;
+  clear(to, begin * width);
+  if (width == inputs) {
+    __builtin_memcpy(
+        to + begin * width, from,
+        static_cast<size_t>((end - begin) * width) * sizeof(float));
+  } else {
+    for (int64_t t = begin; t < end; ++t, from += inputs)
+      for (int64_t c = 0; c < width; ++c)
+        to[t * width + c] = c < inputs ? from[c] : 0;
+  }
+  clear(to + end * width, (count - end) * width);
+}
+
+// The middle begins a step before the strip. Outside of the clip are zeros,
+// the padding of conv2; and behind the tiles, where no result depends on it.
+void finish_middle(const ResidualBlockParams& params,
+                   const Strip& strip,
+                   int64_t width,
+                   float* middle) {
+  const int64_t first = strip.begin - 1, covered = strip.covered();
+  const int64_t left = params.steps - first;
+  const int64_t end = left < covered ? left : covered;
+  for (int64_t i = 0; i < end * width; i += kLanes<float>)
+    store<float>(middle + i, selu_of<float>(load(middle + i)));
+  clear(middle + end * width, (covered + kTapHalo - end) * width);
+  if (first < 0)
+    clear(middle, width);
+}
+
+// The largest of three: NaN if one is.
+inline Vector<float> higher_or_nan(Vector<float> a, Vector<float> b) {
+  return (a > b) | (a != a) ? a : b;
+}
+
+// Adds the shortcut to a row, pools it and writes it. Steps of both lie
+// `width` and `own_width` apart.
+void finish_row(const ResidualBlockParams& params,
+                const Strip& strip,
+                int32_t h,
+                const float* row,
+                int64_t width,
+                const float* own,
+                int64_t own_width) {
+  const int64_t outputs = params.outputs, pooled = params.steps / kPoolSteps;
+  float* to = strip.out + (h * pooled + strip.begin / kPoolSteps) * outputs;
+  for (int64_t t = 0; t < strip.steps; t += kPoolSteps, to += outputs)
+    for (int64_t c = 0; c < outputs; c += kLanes<float>) {
+      const auto value = [&](int64_t step) {
+        return load(row + step * width + c) + load(own + step * own_width + c);
+      };
+      const Vector<float> most =
+          higher_or_nan(higher_or_nan(value(t), value(t + 1)), value(t + 2));
+      const int64_t left = outputs - c;
+      if (left >= kLanes<float>)
+        store<float>(to + c, most);
+      else
+        store_some<float>(to + c, most, static_cast<int32_t>(left));
+    }
+}
+
+void run_strip(const ResidualBlockParams& params,
+               const Plan& plan,
+               const Strip& strip,
+               const Scratch& s) {
+  const int64_t inputs = plan.conv1.inputs, outputs = plan.conv1.outputs;
+  float* const* const rows = plan.winograd1 ? s.taps1 : s.input;
+  for (int32_t h = 0; h <= params.height; ++h) {
+    const int now = h % 2, before = 1 - now;
+    const bool has_row = h < params.height;
+    if (has_row) {
+      load_input(params, strip, inputs, h, s.input[now]);
+      if (plan.winograd1)
+        transform_row(s.input[now], strip.tiles, inputs, s.taps1[now]);
+    }
+    const TapRows rows1 = {
+        {h > 0 ? rows[before] : nullptr, has_row ? rows[now] : nullptr}};
+    if (plan.winograd1)
+      convolve_winograd(plan.conv1, rows1, strip.tiles, s.room, s.middle);
+    else
+      convolve_directly(plan.conv1, rows1, strip.covered(), s.middle);
+    finish_middle(params, strip, outputs, s.middle);
+    transform_row(s.middle, strip.tiles, outputs, s.taps2[now]);
+    if (h == 0)
+      continue;
+    const TapRows rows2 = {{s.taps2[before], s.taps2[now]}};
+    convolve_winograd(plan.conv2, rows2, strip.tiles, s.room, s.row);
+    const float* const own = s.input[before] + kHalo * inputs;
+    if (plan.has_shortcut) {
+      // Its first tap is a step before the strip.
+      const TapRows rows3 = {{own - inputs, nullptr}};
+      convolve_directly(plan.shortcut, rows3, strip.covered(), s.own);
+      finish_row(params, strip, h - 1, s.row, outputs, s.own, outputs);
+    } else {
+      finish_row(params, strip, h - 1, s.row, outputs, own, inputs);
+    }
+  }
+}
+
+}  // namespace
+
+int64_t residual_block_packed_cpu(const ResidualBlockParams& params) {
+  return plan_of(params).size;
+}
+
+int64_t residual_block_scratch_cpu(const ResidualBlockParams& params) {
+  return scratch_of(plan_of(params), nullptr).size;
+}
+
+void residual_block_pack_cpu(const ResidualBlockParams& params) {
+  const Plan plan = plan_of(params);
+  const Normalisation& norm = params.norm;
+  double scale[kMaxChannels];
+  for (int64_t o = 0; o < plan.conv1.outputs; ++o) {
+    const bool exists = o < params.outputs;
+    if (exists)
+      scale[o] = norm.weight[o] / __builtin_sqrt(norm.variance[o] + norm.eps);
+    plan.conv1.start[o] =
+        exists ? static_cast<float>(
+                     norm.bias[o] +
+                     (params.conv1.bias[o] - double{norm.mean[o]}) * scale[o])
+               : 0;
+    plan.conv2.start[o] = exists ? params.conv2.bias[o] : 0;
+    plan.shortcut.start[o] =
+        exists && plan.has_shortcut ? params.shortcut.bias[o] : 0;
+  }
+  pack(params.conv1, params.inputs, params.outputs, scale, plan.winograd1,
+       plan.conv1);
+  pack(params.conv2, params.outputs, params.outputs, nullptr, true, plan.conv2);
+  if (plan.has_shortcut)
+    pack(params.shortcut, params.inputs, params.outputs, nullptr, false,
+         plan.shortcut);
+}
+
+void residual_block_cpu(const ResidualBlockParams& params,
+                        int64_t begin,
+                        int64_t end,
+                        float* scratch) {
+  const Plan plan = plan_of(params);
+  const Scratch s = scratch_of(plan, scratch);
+  const ResidualTasks tasks = residual_tasks(params.steps);
+  const int64_t pooled = params.steps / kPoolSteps;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t clip = task / tasks.per_clip;
+    const int64_t first = task % tasks.per_clip * tasks.pooled;
+    const int64_t left = pooled - first;
+    Strip strip;
+    strip.x = params.x + clip * params.height * params.steps * params.inputs;
+    strip.out = params.out + clip * params.height * pooled * params.outputs;
+    strip.begin = first * kPoolSteps;
+    strip.steps = (left < tasks.pooled ? left : tasks.pooled) * kPoolSteps;
+    strip.tiles =
+        padded_to(strip.steps + 2, kGroupTiles * kTileSteps) / kTileSteps;
+    run_strip(params, plan, strip, s);
+  }
+}
+
+}  // namespace sparse_aasist::SPARSE_AASIST_SIMD

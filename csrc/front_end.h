@@ -1,0 +1,50 @@
+// front_end: AASIST's filter bank and what follows it, without gradients, in
+// one pass. Parameters and launchers, free of torch.
+//
+//   bands = the waveform filtered by each of the filters, which are symmetric
+//   out = selu(norm(m)) of the largest magnitude m of three neighbouring
+//         filters and three neighbouring samples, NaN above all
+#pragma once
+
+#include <cstdint>
+
+#include "residual_block.h"
+#include "simd_level.h"
+
+namespace sparse_aasist {
+
+constexpr int32_t kPoolFilters = 3;
+
+// float32.
+struct FrontEndParams {
+  int64_t batch;
+  int64_t samples;
+  int32_t filters;
+  int32_t taps;               // odd
+  const float* waveform;      // (batch, samples)
+  const float* coefficients;  // (filters, taps)
+  Normalisation norm;         // of one channel
+  float* out;                 // (batch, filters / kPoolFilters, out_steps())
+};
+
+inline int64_t front_end_steps(const FrontEndParams& params) {
+  return (params.samples - params.taps + 1) / kPoolSteps;
+}
+
+// A task is this many steps of the output, of a clip and all filters.
+constexpr int64_t kFrontEndSteps = 512;
+
+inline int64_t front_end_tasks(const FrontEndParams& params) {
+  return (front_end_steps(params) + kFrontEndSteps - 1) / kFrontEndSteps;
+}
+
+SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
+    // Entries of scratch for a task.
+    int64_t front_end_scratch_cpu(const FrontEndParams& params);
+    // Tasks [begin, end) of batch * front_end_tasks().
+    void front_end_cpu(const FrontEndParams& params,
+                       int64_t begin,
+                       int64_t end,
+                       float* scratch);)
+
+}  // namespace sparse_aasist

@@ -1,0 +1,96 @@
+"""AASIST's fixed filter bank with all that follows it up to the encoder, in one pass."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparse_aasist.ops._arguments import matched
+from sparse_aasist.ops._backend import (
+    device_type,
+    needs_reference,
+    use_kernel,
+    without_autocast,
+)
+from sparse_aasist.ops.residual_block import Normalisation
+
+POOL = 3
+"""The largest magnitude of 3 filters times 3 samples is kept."""
+
+_NAME = "front_end"
+
+
+def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Tensor:
+    """Filter a waveform, keep the largest magnitudes, normalise.
+
+    out = selu(norm(max_pool(|conv(waveform, filters)|))), the pool over 3 filters and 3 samples.
+
+    The kernel is for float32 on a CPU without gradients; all else runs as plain PyTorch. Both
+    compute in the dtype of the waveform, under autocast too.
+
+    Args:
+        waveform: (B, T), T >= taps + 2.
+        filters: (F, 1, taps), F >= 3, symmetric in an odd number of taps.
+        norm: of one channel.
+
+    Returns:
+        (B, 1, F // 3, (T - taps + 1) // 3), dtype of waveform.
+
+    Raises:
+        TypeError: a dtype is not that of waveform, or no floating point.
+        ValueError: a shape or device does not fit waveform.
+        RuntimeError: the filters are not symmetric (the kernel tells).
+
+    Source: clovaai/aasist, models/AASIST.py (CONV, Model.forward).
+    """
+    tensors = _check(waveform, filters, norm)
+    on_cpu = device_type(waveform) == "cpu" and waveform.dtype is torch.float32
+    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if not on_cpu or wants_gradient or needs_reference() or not use_kernel(_NAME, "cpu"):
+        return front_end_reference(waveform, filters, norm)
+    return torch.ops.sparse_aasist.front_end.default(waveform, filters, *norm)
+
+
+def front_end_reference(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Tensor:
+    """Compute `front_end` with PyTorch's own ops, on any device, with gradients.
+
+    Args, Returns, Raises: as `front_end`.
+    """
+    _check(waveform, filters, norm)
+    with without_autocast(waveform):
+        bands = F.conv1d(waveform.unsqueeze(1), filters).abs()
+        pooled = F.max_pool2d(bands.unsqueeze(1), POOL)
+        return F.selu(
+            F.batch_norm(pooled, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
+        )
+
+
+def _check(waveform: Tensor, filters: Tensor, norm: Normalisation) -> list[Tensor]:
+    """Check the arguments; return their tensors."""
+    named = {"waveform": waveform, "filters": filters}
+    named |= {f"norm.{name}": getattr(norm, name) for name in norm._fields[:4]}
+    matched(named)
+    if (
+        filters.dim() != 3
+        or filters.shape[0] < POOL
+        or filters.shape[1:]
+        != (
+            1,
+            filters.shape[2] | 1,
+        )
+    ):
+        raise ValueError(
+            f"filters must be (filters, 1, taps), {POOL} or more with an odd number of taps, "
+            f"got {tuple(filters.shape)}"
+        )
+    least = filters.shape[2] - 1 + POOL
+    if waveform.dim() != 2 or waveform.shape[1] < least:
+        raise ValueError(
+            f"waveform must be (batch, samples) with {least} samples or more, "
+            f"got {tuple(waveform.shape)}"
+        )
+    for name in norm._fields[:4]:
+        if getattr(norm, name).shape != (1,):
+            raise ValueError(f"norm.{name} must be (1,), got {tuple(getattr(norm, name).shape)}")
+    return list(named.values())

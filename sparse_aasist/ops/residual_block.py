@@ -1,0 +1,140 @@
+"""A residual block of AASIST's encoder with fixed statistics, in one pass over its input."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparse_aasist.ops._arguments import matched
+from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
+
+MAX_CHANNELS = 128
+"""Wider blocks run as the reference."""
+POOL_STEP = 3
+"""The largest of three neighbouring time steps is kept."""
+
+_NAME = "residual_block"
+
+
+class Convolution(NamedTuple):
+    """Weight (outputs, inputs, height, 3) and bias (outputs) of a convolution."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Normalisation(NamedTuple):
+    """Batch normalisation with running statistics: four tensors (channels), and what is added to
+    the variance."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+    eps: float
+
+
+def residual_block(
+    x: Tensor,
+    conv1: Convolution,
+    norm: Normalisation,
+    conv2: Convolution,
+    shortcut: Convolution | None = None,
+) -> Tensor:
+    """Convolve twice, add a shortcut, keep the largest of three time steps.
+
+    out = max_pool(conv2(selu(norm(conv1(x)))) + shortcut(x)), with paddings (1, 1), (0, 1) and
+    (0, 1), so that the height is kept.
+
+    The kernel is for float32 on a CPU without gradients, up to 128 channels; all else runs as
+    plain PyTorch. It uses Winograd's F(4, 3) along time: values agree with direct convolution to
+    some 1e-6 of the largest nearby, and one that is not finite makes up to 5 steps of a row NaN,
+    not 3. Autocast does not change what it computes.
+
+    Args:
+        x: (B, C, H, T), T >= 3; best with channels last, as the result is.
+        conv1: (O, C, 2, 3), norm: of O channels, conv2: (O, O, 2, 3).
+        shortcut: (O, C, 1, 3); None is x itself, where C = O.
+
+    Returns:
+        (B, O, H, T // 3), dtype of x.
+
+    Raises:
+        TypeError: a dtype is not that of x, or no floating point.
+        ValueError: a shape or device does not fit x.
+
+    Source: clovaai/aasist, models/AASIST.py (Residual_block); Winograd, arXiv 1509.09308.
+    """
+    tensors = _check(x, conv1, norm, conv2, shortcut)
+    if not _can_use_kernel(x, tensors):
+        return residual_block_reference(x, conv1, norm, conv2, shortcut)
+    return torch.ops.sparse_aasist.residual_block.default(
+        x, *conv1, *norm, *conv2, *(shortcut or (None, None))
+    )
+
+
+def residual_block_reference(
+    x: Tensor,
+    conv1: Convolution,
+    norm: Normalisation,
+    conv2: Convolution,
+    shortcut: Convolution | None = None,
+) -> Tensor:
+    """Compute `residual_block` with PyTorch's own ops, on any device, with gradients.
+
+    Args, Returns, Raises: as `residual_block`.
+    """
+    _check(x, conv1, norm, conv2, shortcut)
+    middle = F.conv2d(x, *conv1, padding=(1, 1))
+    middle = F.selu(
+        F.batch_norm(middle, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
+    )
+    out = F.conv2d(middle, *conv2, padding=(0, 1))
+    out = out + (x if shortcut is None else F.conv2d(x, *shortcut, padding=(0, 1)))
+    return F.max_pool2d(out, (1, POOL_STEP))
+
+
+def _can_use_kernel(x: Tensor, tensors: list[Tensor]) -> bool:
+    if device_type(x) != "cpu" or x.dtype is not torch.float32 or needs_reference():
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    outputs, inputs = tensors[1].shape[:2]
+    return max(outputs, inputs) <= MAX_CHANNELS and use_kernel(_NAME, "cpu")
+
+
+def _check(
+    x: Tensor,
+    conv1: Convolution,
+    norm: Normalisation,
+    conv2: Convolution,
+    shortcut: Convolution | None,
+) -> list[Tensor]:
+    """Check the arguments; return their tensors."""
+    named = {"x": x, "conv1.weight": conv1.weight, "conv1.bias": conv1.bias}
+    named |= {f"norm.{name}": getattr(norm, name) for name in norm._fields[:4]}
+    named |= {"conv2.weight": conv2.weight, "conv2.bias": conv2.bias}
+    if shortcut is not None:
+        named |= {"shortcut.weight": shortcut.weight, "shortcut.bias": shortcut.bias}
+    matched(named)
+    if x.dim() != 4 or 0 in x.shape[1:3] or x.shape[3] < POOL_STEP:
+        raise ValueError(
+            f"x must be (batch, channels, height, steps) with {POOL_STEP} steps or more, "
+            f"got {tuple(x.shape)}"
+        )
+    inputs, outputs = x.shape[1], conv1.bias.shape[0] if conv1.bias.dim() == 1 else 0
+    if shortcut is None and inputs != outputs:
+        raise ValueError(f"a block from {inputs} to {outputs} channels needs a shortcut")
+    shapes = {
+        "conv1.weight": (outputs, inputs, 2, 3),
+        "conv2.weight": (outputs, outputs, 2, 3),
+        "shortcut.weight": (outputs, inputs, 1, 3),
+    }
+    for name, tensor in named.items():
+        shape = shapes.get(name, (outputs,))
+        if name != "x" and tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+    return list(named.values())
