@@ -67,7 +67,7 @@ def settings_of(provider: str, monkeypatch: pytest.MonkeyPatch, device: str) -> 
             yield
         return
     for module in (aasist, encoder):
-        monkeypatch.setattr(module, "only_computes", lambda module: False)
+        monkeypatch.setattr(module, "only_computes", lambda module, training=False: False)
     if provider == "default malloc":
         set_malloc(mmap_threshold=32 << 20, trim_threshold=64 << 20, top_pad=128 << 10)
     with (

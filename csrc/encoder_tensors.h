@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "residual_block.h"
@@ -29,6 +30,21 @@ class Weights {
     return {data, next(bias, {sizes[0]})};
   }
 
+  // None: x itself is added.
+  Convolution shortcut(const std::optional<Tensor>& weight,
+                       const std::optional<Tensor>& bias,
+                       int64_t outputs,
+                       int64_t inputs) {
+    STD_TORCH_CHECK(weight.has_value() == bias.has_value() &&
+                        (weight.has_value() || inputs == outputs),
+                    op_,
+                    ": a shortcut has weight and bias, and is needed where the "
+                    "widths differ");
+    if (!weight.has_value())
+      return {nullptr, nullptr};
+    return convolution(*weight, *bias, {outputs, inputs, 1, 3});
+  }
+
   // Weight, bias, mean and variance.
   Normalisation normalisation(const std::vector<Tensor>& of,
                               double eps,
@@ -47,11 +63,27 @@ class Weights {
 
 // (batch, channels, height, steps) with neighbouring channels.
 inline Tensor new_channels_last(const Tensor& like,
-                                const std::vector<int64_t>& sizes) {
+                                const std::vector<int64_t>& sizes,
+                                ScalarType dtype) {
   return new_strided_tensor(
       like, sizes,
       {sizes[1] * sizes[2] * sizes[3], 1, sizes[1] * sizes[3], sizes[1]},
-      ScalarType::Float);
+      dtype);
+}
+
+inline Tensor as_channels_last(const Tensor& tensor) {
+  return torch::stable::contiguous(
+      tensor, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+inline void check_block(const char* op, const Tensor& x, int64_t outputs) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, op,
+                  ": x must be float32, (batch, channels, height, steps)");
+  STD_TORCH_CHECK(x.size(1) >= 1 && x.size(1) <= kMaxChannels && outputs >= 1 &&
+                      outputs <= kMaxChannels && x.size(2) >= 1 &&
+                      x.size(2) < (1 << 20) && x.size(3) >= kPoolSteps,
+                  op, ": channels must be in 1..", kMaxChannels,
+                  ", and there must be ", kPoolSteps, " steps");
 }
 
 // Calls run(begin, end, scratch) for parts of `tasks` tasks, each with scratch

@@ -1,6 +1,8 @@
 // front_end: schema, checks, allocation and registration.
 #include "front_end.h"
 
+#include <optional>
+
 #include <torch/csrc/stable/library.h>
 
 #include "encoder_tensors.h"
@@ -22,10 +24,10 @@ bool are_symmetric(const FrontEndParams& params) {
 
 Tensor forward(Tensor waveform,
                Tensor filters,
-               Tensor norm_weight,
-               Tensor norm_bias,
-               Tensor norm_mean,
-               Tensor norm_variance,
+               std::optional<Tensor> norm_weight,
+               std::optional<Tensor> norm_bias,
+               std::optional<Tensor> norm_mean,
+               std::optional<Tensor> norm_variance,
                double eps) {
   STD_TORCH_CHECK(
       waveform.dim() == 2 && waveform.scalar_type() == ScalarType::Float, kName,
@@ -49,8 +51,14 @@ Tensor forward(Tensor waveform,
   params.waveform = static_cast<const float*>(waveform.const_data_ptr());
   Weights weights(kName, waveform);
   params.coefficients = weights.next(filters, {count, 1, taps});
-  params.norm = weights.normalisation(
-      {norm_weight, norm_bias, norm_mean, norm_variance}, eps, 1);
+  const bool has_norm = norm_weight.has_value();
+  STD_TORCH_CHECK(norm_bias.has_value() == has_norm &&
+                      norm_mean.has_value() == has_norm &&
+                      norm_variance.has_value() == has_norm,
+                  kName, ": a normalisation has four tensors");
+  if (has_norm)
+    params.norm = weights.normalisation(
+        {*norm_weight, *norm_bias, *norm_mean, *norm_variance}, eps, 1);
   STD_TORCH_CHECK(are_symmetric(params), kName, ": filters must be symmetric");
   Tensor out = new_tensor(
       waveform,
@@ -68,9 +76,9 @@ Tensor forward(Tensor waveform,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {
   m.def(
-      "front_end(Tensor waveform, Tensor filters, Tensor norm_weight, Tensor "
-      "norm_bias, Tensor norm_mean, Tensor norm_variance, float eps) -> Tensor "
-      "out");
+      "front_end(Tensor waveform, Tensor filters, Tensor? norm_weight, Tensor? "
+      "norm_bias, Tensor? norm_mean, Tensor? norm_variance, float eps) -> "
+      "Tensor out");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_aasist, CPU, m) {

@@ -2,8 +2,9 @@
 // one pass. Parameters and launchers, free of torch.
 //
 //   bands = the waveform filtered by each of the filters, which are symmetric
-//   out = selu(norm(m)) of the largest magnitude m of three neighbouring
-//         filters and three neighbouring samples, NaN above all
+//   m = the largest magnitude of three neighbouring filters and three
+//       neighbouring samples, NaN above all
+//   out = selu(norm(m)), or m where statistics are still to be taken
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ struct FrontEndParams {
   int32_t taps;               // odd
   const float* waveform;      // (batch, samples)
   const float* coefficients;  // (filters, taps)
-  Normalisation norm;         // of one channel
+  Normalisation norm;         // of one channel; null: out is m
   float* out;                 // (batch, filters / kPoolFilters, out_steps())
 };
 

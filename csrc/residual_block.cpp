@@ -26,23 +26,18 @@ Tensor forward(Tensor x,
                Tensor conv2_bias,
                std::optional<Tensor> shortcut_weight,
                std::optional<Tensor> shortcut_bias) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, kName,
-                  ": x must be float32, (batch, channels, height, steps)");
+  STD_TORCH_CHECK(x.dim() == 4 && conv1_weight.dim() == 4, kName,
+                  ": x and conv1_weight must have 4 dimensions");
   const int64_t inputs = x.size(1), height = x.size(2), steps = x.size(3);
   const int64_t outputs = conv1_weight.size(0);
-  STD_TORCH_CHECK(inputs >= 1 && inputs <= kMaxChannels && outputs >= 1 &&
-                      outputs <= kMaxChannels && height >= 1 &&
-                      steps >= kPoolSteps,
-                  kName, ": channels must be in 1..", kMaxChannels,
-                  ", and there must be ", kPoolSteps, " steps");
+  check_block(kName, x, outputs);
   ResidualBlockParams params{};
   params.batch = x.size(0);
   params.inputs = static_cast<int32_t>(inputs);
   params.outputs = static_cast<int32_t>(outputs);
   params.height = static_cast<int32_t>(height);
   params.steps = steps;
-  x = torch::stable::contiguous(x,
-                                torch::headeronly::MemoryFormat::ChannelsLast);
+  x = as_channels_last(x);
   params.x = static_cast<const float*>(x.const_data_ptr());
   Weights weights(kName, x);
   params.conv1 =
@@ -51,16 +46,11 @@ Tensor forward(Tensor x,
       {norm_weight, norm_bias, norm_mean, norm_variance}, eps, outputs);
   params.conv2 =
       weights.convolution(conv2_weight, conv2_bias, {outputs, outputs, 2, 3});
-  STD_TORCH_CHECK(shortcut_weight.has_value() == shortcut_bias.has_value() &&
-                      (shortcut_weight.has_value() || inputs == outputs),
-                  kName,
-                  ": a shortcut has weight and bias, and is needed "
-                  "where the widths differ");
-  if (shortcut_weight.has_value())
-    params.shortcut = weights.convolution(*shortcut_weight, *shortcut_bias,
-                                          {outputs, inputs, 1, 3});
+  params.shortcut =
+      weights.shortcut(shortcut_weight, shortcut_bias, outputs, inputs);
   Tensor out =
-      new_channels_last(x, {params.batch, outputs, height, steps / kPoolSteps});
+      new_channels_last(x, {params.batch, outputs, height, steps / kPoolSteps},
+                        ScalarType::Float);
   params.out = static_cast<float*>(out.mutable_data_ptr());
   const Tensor packed = new_tensor(
       x, {SPARSE_AASIST_AT_SIMD_LEVEL(residual_block_packed_cpu)(params)},

@@ -79,6 +79,12 @@ def test_nan_and_infinity(encoder: Implementation) -> None:
     assert got[0].isnan().any() and not got[0].isnan().all()
 
 
+def test_without_a_normalisation(encoder: Implementation) -> None:
+    waveform, filters, _ = problem(2, 900, 9, 31)
+    got = encoder.front_end(waveform, filters, None)
+    assert_near(got, front_end_reference(waveform.double(), filters.double()), TOLERANCE)
+
+
 def test_silence_is_the_shift(encoder: Implementation) -> None:
     _, filters, norm = problem(1, 900, 9, 31)
     check(encoder, (torch.zeros(1, 900), filters, norm))

@@ -69,13 +69,16 @@ void filter_tile(const FrontEndParams& params,
 }
 
 struct Affine {
+  bool exists;
   float scale, shift;
 };
 
 Affine affine_of(const Normalisation& norm) {
+  if (norm.weight == nullptr)
+    return {false, 1, 0};
   const double scale =
       norm.weight[0] / __builtin_sqrt(norm.variance[0] + norm.eps);
-  return {static_cast<float>(scale),
+  return {true, static_cast<float>(scale),
           static_cast<float>(norm.bias[0] - norm.mean[0] * scale)};
 }
 
@@ -90,9 +93,10 @@ void pool_tile(const int32_t* magnitudes,
     const int32_t first = of[0] > of[1] ? of[0] : of[1];
     most[i] = first > of[2] ? first : of[2];
   }
-  const Vector<float> value =
-      reinterpret_cast<Vector<float>>(load(most)) * affine.scale + affine.shift;
-  store_some<float>(out, selu_of<float>(value), static_cast<int32_t>(count));
+  Vector<float> value = reinterpret_cast<Vector<float>>(load(most));
+  if (affine.exists)
+    value = selu_of<float>(value * affine.scale + affine.shift);
+  store_some<float>(out, value, static_cast<int32_t>(count));
 }
 
 template <int kPools>

@@ -3,22 +3,14 @@
 // output, and stay in a core's cache.
 #include "residual_block.h"
 
-#include "time_convolution.h"
+#include "residual_rows.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 namespace {
 
-// Below this the first convolution is direct.
-constexpr int32_t kLeastWinogradInputs = 8;
-
-constexpr int64_t kTapHalo = kTaps - 1;
 // A row of the input begins this many steps before the strip, a row of the
 // middle half as many.
 constexpr int64_t kHalo = 2;
-
-static_assert(kBlockPooled * kPoolSteps == kGroupTiles * kTileSteps);
-constexpr int64_t kMostSteps = (kMostPooled + 1) * kPoolSteps;
-constexpr int64_t kMostTiles = kMostSteps / kTileSteps;
 
 struct Plan {
   bool winograd1;
@@ -28,22 +20,15 @@ struct Plan {
 };
 
 Plan plan_of(const ResidualBlockParams& params) {
-  Plan plan;
-  plan.winograd1 = params.inputs >= kLeastWinogradInputs;
-  plan.has_shortcut = params.shortcut.weight != nullptr;
-  const int64_t inputs =
-      plan.winograd1 ? padded_to(params.inputs, kLanes<float>) : params.inputs;
-  const int64_t outputs = padded_to(params.outputs, kBlockOutputs);
+  const Widths widths = widths_of(params.inputs, params.outputs);
   Shelf shelf(params.packed);
-  const auto take = [&](int32_t heights, int64_t width, bool winograd) {
-    PackedConvolution packed{nullptr, nullptr, heights, width, outputs};
-    packed.weight = shelf.take(weight_size(packed, winograd));
-    packed.start = shelf.take(outputs);
-    return packed;
-  };
-  plan.conv1 = take(2, inputs, plan.winograd1);
-  plan.conv2 = take(2, outputs, true);
-  plan.shortcut = take(1, inputs, false);
+  Plan plan;
+  plan.winograd1 = widths.winograd;
+  plan.has_shortcut = params.shortcut.weight != nullptr;
+  plan.conv1 =
+      take_packed(shelf, 2, widths.inputs, widths.outputs, widths.winograd);
+  plan.conv2 = take_packed(shelf, 2, widths.outputs, widths.outputs, true);
+  plan.shortcut = take_packed(shelf, 1, widths.inputs, widths.outputs, false);
   plan.size = shelf.size();
   return plan;
 }
@@ -79,38 +64,6 @@ Scratch scratch_of(const Plan& plan, float* base) {
   return s;
 }
 
-// Packs a convolution; outputs are multiplied by `scale` unless that is null.
-void pack(const Convolution& convolution,
-          int32_t inputs,
-          int32_t outputs,
-          const double* scale,
-          bool winograd,
-          const PackedConvolution& to) {
-  const int64_t points = winograd ? kTilePoints : kTaps;
-  const int32_t heights = to.heights;
-  for (int64_t i = 0; i < weight_size(to, winograd); ++i)
-    to.weight[i] = 0;
-  for (int32_t o = 0; o < outputs; ++o)
-    for (int32_t h = 0; h < heights; ++h)
-      for (int32_t i = 0; i < inputs; ++i) {
-        const float* from = convolution.weight +
-                            ((int64_t{o} * inputs + i) * heights + h) * kTaps;
-        const float taps[kTaps] = {from[0], from[1], from[2]};
-        double values[kTilePoints] = {taps[0], taps[1], taps[2]};
-        if (winograd)
-          transform_taps(taps, values);
-        for (int64_t p = 0; p < points; ++p) {
-          // The order of PackedConvolution.
-          const int64_t block = o / kBlockOutputs;
-          const int64_t outer = winograd ? (block * points + p) * heights + h
-                                         : (block * heights + h) * points + p;
-          to.weight[(outer * to.inputs + i) * kBlockOutputs +
-                    o % kBlockOutputs] =
-              static_cast<float>(values[p] * (scale == nullptr ? 1 : scale[o]));
-        }
-      }
-}
-
 // What a task is about.
 struct Strip {
   const float* x;  // of the clip
@@ -121,36 +74,6 @@ struct Strip {
 
   int64_t covered() const { return tiles * kTileSteps; }
 };
-
-void clear(float* from, int64_t count) {
-  __builtin_memset(from, 0, static_cast<size_t>(count) * sizeof(float));
-}
-
-// Row `h` of the input, from kHalo steps before the strip on; zeros stand
-// outside of the clip and behind its channels.
-void load_input(const ResidualBlockParams& params,
-                const Strip& strip,
-                int64_t width,
-                int32_t h,
-                float* to) {
-  const int64_t inputs = params.inputs, first = strip.begin - kHalo;
-  const int64_t count = strip.covered() + kHalo + kTapHalo;
-  const int64_t begin = first < 0 ? -first : 0;
-  const int64_t left = params.steps - first;
-  const int64_t end = left < count ? left : count;
-  const float* from = strip.x + (h * params.steps + first + begin) * inputs;
-  clear(to, begin * width);
-  if (width == inputs) {
-    __builtin_memcpy(
-        to + begin * width, from,
-        static_cast<size_t>((end - begin) * width) * sizeof(float));
-  } else {
-    for (int64_t t = begin; t < end; ++t, from += inputs)
-      for (int64_t c = 0; c < width; ++c)
-        to[t * width + c] = c < inputs ? from[c] : 0;
-  }
-  clear(to + end * width, (count - end) * width);
-}
 
 // The middle begins a step before the strip. Outside of the clip are zeros,
 // the padding of conv2; and behind the tiles, where no result depends on it.
@@ -166,11 +89,6 @@ void finish_middle(const ResidualBlockParams& params,
   clear(middle + end * width, (covered + kTapHalo - end) * width);
   if (first < 0)
     clear(middle, width);
-}
-
-// The largest of three: NaN if one is.
-inline Vector<float> higher_or_nan(Vector<float> a, Vector<float> b) {
-  return (a > b) | (a != a) ? a : b;
 }
 
 // Adds the shortcut to a row, pools it and writes it. Steps of both lie
@@ -209,7 +127,9 @@ void run_strip(const ResidualBlockParams& params,
     const int now = h % 2, before = 1 - now;
     const bool has_row = h < params.height;
     if (has_row) {
-      load_input(params, strip, inputs, h, s.input[now]);
+      load_steps(strip.x + h * params.steps * params.inputs, params.steps,
+                 params.inputs, strip.begin - kHalo,
+                 strip.covered() + kHalo + kTapHalo, inputs, s.input[now]);
       if (plan.winograd1)
         transform_row(s.input[now], strip.tiles, inputs, s.taps1[now]);
     }
@@ -250,26 +170,25 @@ int64_t residual_block_scratch_cpu(const ResidualBlockParams& params) {
 void residual_block_pack_cpu(const ResidualBlockParams& params) {
   const Plan plan = plan_of(params);
   const Normalisation& norm = params.norm;
+  const int32_t inputs = params.inputs, outputs = params.outputs;
   double scale[kMaxChannels];
-  for (int64_t o = 0; o < plan.conv1.outputs; ++o) {
-    const bool exists = o < params.outputs;
-    if (exists)
-      scale[o] = norm.weight[o] / __builtin_sqrt(norm.variance[o] + norm.eps);
-    plan.conv1.start[o] =
-        exists ? static_cast<float>(
-                     norm.bias[o] +
-                     (params.conv1.bias[o] - double{norm.mean[o]}) * scale[o])
-               : 0;
-    plan.conv2.start[o] = exists ? params.conv2.bias[o] : 0;
-    plan.shortcut.start[o] =
-        exists && plan.has_shortcut ? params.shortcut.bias[o] : 0;
+  pack_start(params.conv1.bias, outputs, plan.conv1);
+  for (int32_t o = 0; o < outputs; ++o) {
+    scale[o] = norm.weight[o] / __builtin_sqrt(norm.variance[o] + norm.eps);
+    plan.conv1.start[o] = static_cast<float>(
+        norm.bias[o] +
+        (params.conv1.bias[o] - double{norm.mean[o]}) * scale[o]);
   }
-  pack(params.conv1, params.inputs, params.outputs, scale, plan.winograd1,
+  pack(forward_view(params.conv1, inputs, outputs, 2), scale, plan.winograd1,
        plan.conv1);
-  pack(params.conv2, params.outputs, params.outputs, nullptr, true, plan.conv2);
-  if (plan.has_shortcut)
-    pack(params.shortcut, params.inputs, params.outputs, nullptr, false,
-         plan.shortcut);
+  pack_start(params.conv2.bias, outputs, plan.conv2);
+  pack(forward_view(params.conv2, outputs, outputs, 2), nullptr, true,
+       plan.conv2);
+  if (!plan.has_shortcut)
+    return;
+  pack_start(params.shortcut.bias, outputs, plan.shortcut);
+  pack(forward_view(params.shortcut, inputs, outputs, 1), nullptr, false,
+       plan.shortcut);
 }
 
 void residual_block_cpu(const ResidualBlockParams& params,

@@ -211,4 +211,85 @@ inline void convolve_directly(const PackedConvolution& packed,
   }
 }
 
+// The other side of transform_products, for gradients: 6 points from 4 steps.
+inline void transform_gradients(const float* steps,
+                                int64_t row,
+                                float* to,
+                                int64_t point) {
+  const Vector<float> y0 = load(steps), y1 = load(steps + row);
+  const Vector<float> y2 = load(steps + 2 * row), y3 = load(steps + 3 * row);
+  const Vector<float> even = y0 + y2, odd = y1 + y3;
+  const Vector<float> even4 = y0 + 4.0f * y2, odd8 = 2.0f * y1 + 8.0f * y3;
+  store<float>(to, y0);
+  store<float>(to + point, even + odd);
+  store<float>(to + 2 * point, even - odd);
+  store<float>(to + 3 * point, even4 + odd8);
+  store<float>(to + 4 * point, even4 - odd8);
+  store<float>(to + 5 * point, y3);
+}
+
+// Rows of `width` channels become (point, tile, width).
+inline void transform_gradient_row(const float* steps,
+                                   int64_t tiles,
+                                   int64_t width,
+                                   float* to) {
+  const int64_t point = tiles * width;
+  for (int64_t tile = 0; tile < tiles; ++tile)
+    for (int64_t c = 0; c < width; c += kLanes<float>)
+      transform_gradients(steps + tile * kTileSteps * width + c, width,
+                          to + tile * width + c, point);
+}
+
+// The other side of transform_taps, for gradients.
+inline void gradient_of_taps(const double (&points)[kTilePoints],
+                             double (&taps)[kTaps]) {
+  const double sum12 = points[1] + points[2], sum34 = points[3] + points[4];
+  const double difference12 = points[2] - points[1];
+  const double difference34 = points[3] - points[4];
+  taps[0] = points[0] / 4 - sum12 / 6 + sum34 / 24;
+  taps[1] = difference12 / 6 + difference34 / 12;
+  taps[2] = -sum12 / 6 + sum34 / 6 + points[5];
+}
+
+// Rows of a gradient of weights whose accumulators fit into registers.
+constexpr int kOuterRows = kHasMaskRegisters ? 8 : 4;
+
+inline int64_t outer_rows(int64_t rows) {
+  return padded_to(rows, kOuterRows);
+}
+
+// to[r][o] += sum over k < depth of a[r + k * a_row] * b[k * outputs + o], for
+// outer_rows(rows) rows; what a has behind `rows` is read.
+inline void add_outer(const float* a,
+                      int64_t a_row,
+                      const float* b,
+                      int64_t outputs,
+                      int64_t rows,
+                      int64_t depth,
+                      float* to) {
+  for (int64_t output = 0; output < outputs; output += kBlockOutputs)
+    for (int64_t row = 0; row < rows; row += kOuterRows) {
+      Vector<float> sums[kOuterRows][kBlockVectors];
+      float* const at = to + row * outputs + output;
+      for (int r = 0; r < kOuterRows; ++r)
+        for (int v = 0; v < kBlockVectors; ++v)
+          sums[r][v] = load(at + r * outputs + v * kLanes<float>);
+      const float* left = a + row;
+      const float* right = b + output;
+      for (int64_t k = 0; k < depth; ++k, left += a_row, right += outputs) {
+        Vector<float> entries[kBlockVectors];
+        for (int v = 0; v < kBlockVectors; ++v)
+          entries[v] = load(right + v * kLanes<float>);
+        for (int r = 0; r < kOuterRows; ++r) {
+          const Vector<float> factor = splat(left[r]);
+          for (int v = 0; v < kBlockVectors; ++v)
+            sums[r][v] += factor * entries[v];
+        }
+      }
+      for (int r = 0; r < kOuterRows; ++r)
+        for (int v = 0; v < kBlockVectors; ++v)
+          store<float>(at + r * outputs + v * kLanes<float>, sums[r][v]);
+    }
+}
+
 }  // namespace sparse_aasist::SPARSE_AASIST_SIMD

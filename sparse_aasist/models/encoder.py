@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparse_aasist.models.fusion import convolution, normalisation, only_computes
-from sparse_aasist.ops import residual_block
+from sparse_aasist.ops import Convolution, residual_block, residual_block_training
 from sparse_aasist.ops.residual_block import POOL_STEP
 
 
@@ -42,27 +42,48 @@ class ResidualBlock(nn.Module):
         # PARITY: upstream normalises x with bn1 and then convolves the raw x. Only bn1's running
         # statistics ever move (tests/test_aasist_parity.py), so nothing else is computed.
         if only_computes(self):
-            return residual_block(
-                x,
-                convolution(self.conv1),
-                normalisation(self.bn2),
-                convolution(self.conv2),
-                None if self.conv_downsample is None else convolution(self.conv_downsample),
-            )
+            conv1, conv2, shortcut = self._convolutions()
+            return residual_block(x, conv1, normalisation(self.bn2), conv2, shortcut)
+        if only_computes(self, training=True) and x.device.type == "cpu":
+            return self._train(x)
         if self.bn1 is not None and self.training:
-            update_running_statistics(self.bn1, x)
+            variance, mean = torch.var_mean(x.detach(), dim=(0, 2, 3), correction=0)
+            move_statistics(self.bn1, mean, variance, x.numel() // x.shape[1])
         out = F.selu(self.bn2(self.conv1(x)), inplace=True)
         out = self.conv2(out)
         out += x if self.conv_downsample is None else self.conv_downsample(x)
         return F.max_pool2d(out, (1, POOL_STEP))
 
+    def _train(self, x: Tensor) -> Tensor:
+        conv1, conv2, shortcut = self._convolutions()
+        bn1, bn2 = self.bn1, self.bn2
+        output = residual_block_training(x, conv1, bn2.weight, bn2.bias, bn2.eps, conv2, shortcut)
+        batch, _, height, steps = x.shape
+        move_statistics(bn2, output.mean, output.variance, batch * (height + 1) * steps)
+        if bn1 is not None:
+            move_statistics(bn1, output.input_mean, output.input_variance, batch * height * steps)
+        return output.out
+
+    def _convolutions(self) -> tuple[Convolution, Convolution, Convolution | None]:
+        shortcut = self.conv_downsample
+        return (
+            convolution(self.conv1),
+            convolution(self.conv2),
+            None if shortcut is None else convolution(shortcut),
+        )
+
 
 @torch.no_grad()
-def update_running_statistics(bn: nn.BatchNorm2d, x: Tensor) -> None:
-    """Move the running statistics of `bn` towards those of x (B, C, H, W), as its forward would."""
-    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=1)
+def move_statistics(bn: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move the running statistics of `bn` as its forward would.
+
+    Args:
+        mean, variance: (C), of the batch; the variance is biased.
+        count: values per channel, two or more.
+    """
+    unbiased = variance * (count / (count - 1))
     bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
-    bn.running_var.lerp_(variance.to(bn.running_var.dtype), bn.momentum)
+    bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), bn.momentum)
     bn.num_batches_tracked += 1
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sparse_aasist.ops import front_end
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -61,11 +62,7 @@ class SincFrontEnd(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Map a waveform (B, T) to (B, 1, filters // 3, (T - taps + 1) // 3)."""
-        # Under autocast the bank stays in full precision: a waveform spans more range than bf16
-        # resolves, and this layer is 6 % of the arithmetic.
-        with torch.autocast(waveform.device.type, enabled=False):
-            bands = F.conv1d(waveform.unsqueeze(1), self.filters)
-            return F.max_pool2d(bands.abs().unsqueeze(1), 3)
+        return front_end(waveform, self.filters)
 
 
 def _hz_to_mel(hz: np.ndarray | np.float64) -> np.ndarray:

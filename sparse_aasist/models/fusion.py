@@ -7,15 +7,16 @@ from torch import nn
 from sparse_aasist.ops import Convolution, Normalisation
 
 
-def only_computes(module: nn.Module) -> bool:
-    """Tell whether calling `module` does nothing beside its arithmetic, with fixed statistics.
+def only_computes(module: nn.Module, training: bool = False) -> bool:
+    """Tell whether calling `module` does no more than its arithmetic.
 
-    In training, with dropout on or with a hook on it or on a module in it, it does more.
+    With `training` that of batch statistics, without it that of fixed ones and without dropout. A
+    hook on it or on a module in it does more.
     """
     for part in (module, *module._modules.values()):
         if part is None:
             continue
-        if part.training or part._forward_hooks or part._forward_pre_hooks:
+        if part.training != training or part._forward_hooks or part._forward_pre_hooks:
             return False
     return True
 

@@ -19,6 +19,11 @@ from sparse_aasist.ops.residual_block import (
     residual_block,
     residual_block_reference,
 )
+from sparse_aasist.ops.residual_block_training import (
+    ResidualTrainingOutput,
+    residual_block_training,
+    residual_block_training_reference,
+)
 from sparse_aasist.ops.topk_activation import (
     TopkOutput,
     topk_activation,
@@ -31,6 +36,7 @@ __all__ = [
     "HeteroAttentionOutput",
     "Master",
     "Normalisation",
+    "ResidualTrainingOutput",
     "TopkLinearOutput",
     "TopkOutput",
     "backend",
@@ -45,6 +51,8 @@ __all__ = [
     "hetero_graph_attention_reference",
     "residual_block",
     "residual_block_reference",
+    "residual_block_training",
+    "residual_block_training_reference",
     "topk_activation",
     "topk_activation_reference",
     "topk_linear",

@@ -16,8 +16,8 @@ from sparse_aasist import _extension
 from sparse_aasist.ops._fakes import FAKES
 
 OPS = (
-    *("front_end", "residual_block", "graph_attention", "graph_pool", "graph_stack"),
-    *("topk_activation", "topk_linear"),
+    *("front_end", "residual_block", "residual_block_training"),
+    *("graph_attention", "graph_pool", "graph_stack", "topk_activation", "topk_linear"),
 )
 BACKENDS = ("compiled", "reference")
 BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"

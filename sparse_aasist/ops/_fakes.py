@@ -123,12 +123,51 @@ def _front_end(waveform: Tensor, filters: Tensor, *_: Tensor | float) -> Tensor:
     return waveform.new_empty((waveform.shape[0], 1, count // 3, steps))
 
 
+def _channels_last(
+    like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> Tensor:
+    batch, channels, height, steps = shape
+    return like.new_empty((batch, height, steps, channels), dtype=dtype).permute(0, 3, 1, 2)
+
+
 def _residual_block(
     x: Tensor, conv1_weight: Tensor, conv1_bias: Tensor, *_: Tensor | float | None
 ) -> Tensor:
     batch, _, height, steps = x.shape
-    out = x.new_empty((batch, height, steps // 3, conv1_weight.shape[0]))
-    return out.permute(0, 3, 1, 2)
+    return _channels_last(x, (batch, conv1_weight.shape[0], height, steps // 3))
+
+
+def _residual_block_training(
+    x: Tensor, conv1_weight: Tensor, conv1_bias: Tensor, *_: Tensor | float | None
+) -> tuple[Tensor, ...]:
+    batch, inputs, height, steps = x.shape
+    outputs = conv1_weight.shape[0]
+    out = (batch, outputs, height, steps // 3)
+    return (
+        _channels_last(x, out),
+        _channels_last(x, (batch, outputs, height + 1, steps)),
+        _channels_last(x, out, torch.uint8),
+        *(x.new_empty(channels) for channels in (outputs, outputs, inputs, inputs)),
+    )
+
+
+def _residual_block_training_backward(
+    grad_out: Tensor,
+    middle: Tensor,
+    chosen: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    x: Tensor,
+    conv1_weight: Tensor,
+    conv1_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    *after: Tensor | None,
+) -> tuple[Tensor, ...]:
+    weights = (conv1_weight, conv1_bias, norm_weight, norm_bias, *after)
+    shapes = [0 if tensor is None else tensor.shape for tensor in weights]
+    return _channels_last(x, tuple(x.shape)), *(x.new_empty(shape) for shape in shapes)
 
 
 # One entry for each op that csrc/ registers, under its name.
@@ -145,4 +184,6 @@ FAKES = {
     "graph_stack": _graph_stack,
     "front_end": _front_end,
     "residual_block": _residual_block,
+    "residual_block_training": _residual_block_training,
+    "residual_block_training_backward": _residual_block_training_backward,
 }

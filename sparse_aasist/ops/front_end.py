@@ -19,12 +19,14 @@ POOL = 3
 """The largest magnitude of 3 filters times 3 samples is kept."""
 
 _NAME = "front_end"
+_NO_NORM = (None, None, None, None, 0.0)
 
 
-def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Tensor:
+def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation | None = None) -> Tensor:
     """Filter a waveform, keep the largest magnitudes, normalise.
 
-    out = selu(norm(max_pool(|conv(waveform, filters)|))), the pool over 3 filters and 3 samples.
+    out = selu(norm(max_pool(|conv(waveform, filters)|))), the pool over 3 filters and 3 samples;
+    without norm, which in training is to be of the batch, what is pooled.
 
     The kernel is for float32 on a CPU without gradients; all else runs as plain PyTorch. Both
     compute in the dtype of the waveform, under autocast too.
@@ -32,7 +34,7 @@ def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Tensor:
     Args:
         waveform: (B, T), T >= taps + 2.
         filters: (F, 1, taps), F >= 3, symmetric in an odd number of taps.
-        norm: of one channel.
+        norm: of one channel, or None.
 
     Returns:
         (B, 1, F // 3, (T - taps + 1) // 3), dtype of waveform.
@@ -49,27 +51,33 @@ def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Tensor:
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if not on_cpu or wants_gradient or needs_reference() or not use_kernel(_NAME, "cpu"):
         return front_end_reference(waveform, filters, norm)
-    return torch.ops.sparse_aasist.front_end.default(waveform, filters, *norm)
+    return torch.ops.sparse_aasist.front_end.default(waveform, filters, *(norm or _NO_NORM))
 
 
-def front_end_reference(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Tensor:
+def front_end_reference(
+    waveform: Tensor, filters: Tensor, norm: Normalisation | None = None
+) -> Tensor:
     """Compute `front_end` with PyTorch's own ops, on any device, with gradients.
 
     Args, Returns, Raises: as `front_end`.
     """
     _check(waveform, filters, norm)
+    # A waveform spans more range than bf16 resolves, and this is 6 % of the arithmetic.
     with without_autocast(waveform):
         bands = F.conv1d(waveform.unsqueeze(1), filters).abs()
         pooled = F.max_pool2d(bands.unsqueeze(1), POOL)
+        if norm is None:
+            return pooled
         return F.selu(
             F.batch_norm(pooled, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
         )
 
 
-def _check(waveform: Tensor, filters: Tensor, norm: Normalisation) -> list[Tensor]:
+def _check(waveform: Tensor, filters: Tensor, norm: Normalisation | None) -> list[Tensor]:
     """Check the arguments; return their tensors."""
     named = {"waveform": waveform, "filters": filters}
-    named |= {f"norm.{name}": getattr(norm, name) for name in norm._fields[:4]}
+    of_norm = {} if norm is None else {f"norm.{n}": getattr(norm, n) for n in norm._fields[:4]}
+    named |= of_norm
     matched(named)
     if (
         filters.dim() != 3
@@ -90,7 +98,7 @@ def _check(waveform: Tensor, filters: Tensor, norm: Normalisation) -> list[Tenso
             f"waveform must be (batch, samples) with {least} samples or more, "
             f"got {tuple(waveform.shape)}"
         )
-    for name in norm._fields[:4]:
-        if getattr(norm, name).shape != (1,):
-            raise ValueError(f"norm.{name} must be (1,), got {tuple(getattr(norm, name).shape)}")
+    for name, tensor in of_norm.items():
+        if tensor.shape != (1,):
+            raise ValueError(f"{name} must be (1,), got {tuple(tensor.shape)}")
     return list(named.values())

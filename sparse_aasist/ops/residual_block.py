@@ -68,8 +68,9 @@ def residual_block(
 
     Source: clovaai/aasist, models/AASIST.py (Residual_block); Winograd, arXiv 1509.09308.
     """
-    tensors = _check(x, conv1, norm, conv2, shortcut)
-    if not _can_use_kernel(x, tensors):
+    tensors = check_block(x, conv1, norm, conv2, shortcut)
+    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if wants_gradient or not can_use_kernel(_NAME, x, tensors):
         return residual_block_reference(x, conv1, norm, conv2, shortcut)
     return torch.ops.sparse_aasist.residual_block.default(
         x, *conv1, *norm, *conv2, *(shortcut or (None, None))
@@ -87,7 +88,7 @@ def residual_block_reference(
 
     Args, Returns, Raises: as `residual_block`.
     """
-    _check(x, conv1, norm, conv2, shortcut)
+    check_block(x, conv1, norm, conv2, shortcut)
     middle = F.conv2d(x, *conv1, padding=(1, 1))
     middle = F.selu(
         F.batch_norm(middle, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
@@ -97,23 +98,22 @@ def residual_block_reference(
     return F.max_pool2d(out, (1, POOL_STEP))
 
 
-def _can_use_kernel(x: Tensor, tensors: list[Tensor]) -> bool:
+def can_use_kernel(name: str, x: Tensor, tensors: list[Tensor]) -> bool:
+    """Tell whether the kernel `name` of a block takes these tensors of `check_block`."""
     if device_type(x) != "cpu" or x.dtype is not torch.float32 or needs_reference():
         return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return False
     outputs, inputs = tensors[1].shape[:2]
-    return max(outputs, inputs) <= MAX_CHANNELS and use_kernel(_NAME, "cpu")
+    return max(outputs, inputs) <= MAX_CHANNELS and use_kernel(name, "cpu")
 
 
-def _check(
+def check_block(
     x: Tensor,
     conv1: Convolution,
     norm: Normalisation,
     conv2: Convolution,
     shortcut: Convolution | None,
 ) -> list[Tensor]:
-    """Check the arguments; return their tensors."""
+    """Check the arguments of a block; return their tensors."""
     named = {"x": x, "conv1.weight": conv1.weight, "conv1.bias": conv1.bias}
     named |= {f"norm.{name}": getattr(norm, name) for name in norm._fields[:4]}
     named |= {"conv2.weight": conv2.weight, "conv2.bias": conv2.bias}

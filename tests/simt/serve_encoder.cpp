@@ -5,14 +5,17 @@
 #include "float_format.h"
 #include "front_end.h"
 #include "residual_block.h"
+#include "residual_block_training.h"
 #include "where.h"
 
 namespace sparse_aasist::simt {
 namespace {
 
 Normalisation normalisation(const Call& call, size_t first) {
-  return {call.array<float>(first), call.array<float>(first + 1),
-          call.array<float>(first + 2), call.array<float>(first + 3),
+  return {call.array_or_null<float>(first),
+          call.array_or_null<float>(first + 1),
+          call.array_or_null<float>(first + 2),
+          call.array_or_null<float>(first + 3),
           bit_cast<double>(call.scalars.back())};
 }
 
@@ -86,11 +89,109 @@ const char* run_residual_block(const Call& call) {
   return nullptr;
 }
 
+class Room {
+ public:
+  explicit Room(int64_t bytes) : array_(static_cast<size_t>(bytes)) {
+    std::memset(array_.data(), 0xff, array_.bytes());
+  }
+  float* floats() const { return reinterpret_cast<float*>(array_.data()); }
+  double* doubles() const { return reinterpret_cast<double*>(array_.data()); }
+
+ private:
+  Array array_;
+};
+
+// Scalars as for residual_block. Arrays: x, conv1, weight and bias of norm,
+// conv2, shortcut, out, middle, chosen, both means and variances, the gradient
+// of out, the gradients of x and the weights.
+const char* run_residual_block_training(const Call& call) {
+  begin(call);
+  ResidualBackwardParams backward{};
+  ResidualTrainingParams& params = backward.forward;
+  params.batch = call.scalars.at(2);
+  params.inputs = static_cast<int32_t>(call.scalars.at(3));
+  params.outputs = static_cast<int32_t>(call.scalars.at(4));
+  params.height = static_cast<int32_t>(call.scalars.at(5));
+  params.steps = call.scalars.at(6);
+  params.eps = bit_cast<double>(call.scalars.at(7));
+  params.x = call.array<float>(0);
+  params.conv1 = {call.array<float>(1), call.array<float>(2)};
+  params.norm_weight = call.array<float>(3);
+  params.norm_bias = call.array<float>(4);
+  params.conv2 = {call.array<float>(5), call.array<float>(6)};
+  params.shortcut = {call.array_or_null<float>(7),
+                     call.array_or_null<float>(8)};
+  params.out = call.array<float>(9);
+  params.middle = call.array<float>(10);
+  params.chosen = call.array<uint8_t>(11);
+  params.mean = call.array<float>(12);
+  params.variance = call.array<float>(13);
+  params.input_mean = call.array<float>(14);
+  params.input_variance = call.array<float>(15);
+  const int64_t groups = residual_groups(params.batch, params.steps).count;
+  const Room sums(8 * groups * kResidualSums * sum_width(params));
+  params.sums = sums.doubles();
+  const Room packed(
+      4 * SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_packed_cpu)(params));
+  params.packed = packed.floats();
+  SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_pack_cpu)(params);
+  const auto run = [&](const auto& of, auto kernel, int64_t scratch_size) {
+    in_parts(groups, scratch_size,
+             [&](int64_t begin, int64_t end, float* scratch) {
+               kernel(of, begin, end, scratch);
+             });
+  };
+  const int64_t forward_scratch =
+      SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_scratch_cpu)(params);
+  run(params, SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_middle_cpu),
+      forward_scratch);
+  SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_statistics_cpu)(params);
+  run(params, SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_out_cpu),
+      forward_scratch);
+  backward.grad_out = call.array<float>(16);
+  float** const gradients[] = {&backward.dx,
+                               &backward.dconv1_weight,
+                               &backward.dconv1_bias,
+                               &backward.dnorm_weight,
+                               &backward.dnorm_bias,
+                               &backward.dconv2_weight,
+                               &backward.dconv2_bias,
+                               &backward.dshortcut_weight,
+                               &backward.dshortcut_bias};
+  size_t array = 17;
+  for (float** gradient : gradients)
+    *gradient = call.array_or_null<float>(array++);
+  const Room dmiddle(4 * params.batch * (params.height + 1) * params.steps *
+                     params.outputs);
+  backward.dmiddle = dmiddle.floats();
+  const Room partials(
+      4 * groups *
+      SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_partials_cpu)(backward));
+  backward.partials = partials.floats();
+  const Room packed_back(
+      4 * SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_packed_cpu)(backward));
+  params.packed = packed_back.floats();
+  SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_pack_cpu)(backward);
+  const int64_t backward_scratch =
+      SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_scratch_cpu)(backward);
+  run(backward, SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_middle_cpu),
+      backward_scratch);
+  SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_norm_cpu)(backward);
+  run(backward, SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_input_cpu),
+      backward_scratch);
+  const auto sum = SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_sum_cpu);
+  in_parts(
+      residual_backward_units(params), 1,
+      [&](int64_t begin, int64_t end, float*) { sum(backward, begin, end); });
+  return nullptr;
+}
+
 }  // namespace
 }  // namespace sparse_aasist::simt
 
 int main() {
   using namespace sparse_aasist::simt;
-  return serve(
-      {{"front_end", run_front_end}, {"residual_block", run_residual_block}});
+  return serve({{"front_end", run_front_end},
+                {"residual_block", run_residual_block},
+                {"residual_block_training", run_residual_block_training}});
 }

@@ -1,0 +1,130 @@
+"""`residual_block` with the statistics of its batch, and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparse_aasist.ops.residual_block import (
+    POOL_STEP,
+    Convolution,
+    Normalisation,
+    can_use_kernel,
+    check_block,
+)
+
+_NAME = "residual_block_training"
+
+
+class ResidualTrainingOutput(NamedTuple):
+    """What `residual_block_training` returns.
+
+    Attributes:
+        out: (B, O, H, T // 3).
+        mean, variance: (O), without gradients: of what is normalised; the variance is biased.
+        input_mean, input_variance: (C), likewise, of x.
+    """
+
+    out: Tensor
+    mean: Tensor
+    variance: Tensor
+    input_mean: Tensor
+    input_variance: Tensor
+
+
+def residual_block_training(
+    x: Tensor,
+    conv1: Convolution,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    conv2: Convolution,
+    shortcut: Convolution | None = None,
+) -> ResidualTrainingOutput:
+    """Compute `residual_block` with the statistics of the batch.
+
+    For the gradient it keeps conv1(x), and which of three steps each result came from. The gradient
+    is deterministic, independent of the number of threads, and can be taken once. The kernels are
+    for float32 on a CPU, up to 128 channels; all else runs as plain PyTorch.
+
+    Args, Raises: as `residual_block`.
+
+    Source: as `residual_block`; batch normalisation, arXiv 1502.03167.
+    """
+    statistics = norm_weight.detach()
+    norm = Normalisation(norm_weight, norm_bias, statistics, statistics, eps)
+    tensors = check_block(x, conv1, norm, conv2, shortcut)
+    if x.shape[0] == 0 or not can_use_kernel(_NAME, x, tensors):
+        return _reference(x, conv1, norm, conv2, shortcut)
+    weights = (*conv1, norm_weight, norm_bias, eps, *conv2, *(shortcut or (None, None)))
+    return ResidualTrainingOutput(*_ResidualBlock.apply(x, *weights))
+
+
+def residual_block_training_reference(
+    x: Tensor,
+    conv1: Convolution,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    conv2: Convolution,
+    shortcut: Convolution | None = None,
+) -> ResidualTrainingOutput:
+    """Compute `residual_block_training` with PyTorch's own ops, on any device.
+
+    Args, Returns, Raises: as `residual_block_training`.
+    """
+    statistics = norm_weight.detach()
+    norm = Normalisation(norm_weight, norm_bias, statistics, statistics, eps)
+    check_block(x, conv1, norm, conv2, shortcut)
+    return _reference(x, conv1, norm, conv2, shortcut)
+
+
+class _ResidualBlock(torch.autograd.Function):
+    """The kernels with their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor | float | None) -> tuple[Tensor, ...]:
+        out, *kept, input_mean, input_variance = (
+            torch.ops.sparse_aasist.residual_block_training.default(x, *weights)
+        )
+        ctx.eps = weights[4]
+        tensors = (*weights[:4], *weights[5:])
+        ctx.save_for_backward(*kept, x, *tensors)
+        statistics = (*kept[2:], input_mean, input_variance)
+        ctx.mark_non_differentiable(*statistics)
+        return out, *statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        *before, conv2_weight, conv2_bias, shortcut_weight, shortcut_bias = ctx.saved_tensors
+        after = (conv2_weight, conv2_bias, shortcut_weight, shortcut_bias)
+        grads = torch.ops.sparse_aasist.residual_block_training_backward.default(
+            grad, *before, ctx.eps, *after
+        )
+        if shortcut_weight is None:
+            grads = (*grads[:7], None, None)
+        return *grads[:5], None, *grads[5:]
+
+
+def _reference(
+    x: Tensor,
+    conv1: Convolution,
+    norm: Normalisation,
+    conv2: Convolution,
+    shortcut: Convolution | None,
+) -> ResidualTrainingOutput:
+    middle = F.conv2d(x, *conv1, padding=(1, 1))
+    statistics: list[Tensor] = []
+    for tensor in (middle, x):
+        variance, mean = torch.var_mean(tensor.detach(), dim=(0, 2, 3), correction=0)
+        statistics += (mean, variance)
+    middle = F.batch_norm(middle, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    # In place where autograd allows: the tensors are the largest of the model.
+    out = F.conv2d(F.selu(middle, inplace=True), *conv2, padding=(0, 1))
+    out += x if shortcut is None else F.conv2d(x, *shortcut, padding=(0, 1))
+    return ResidualTrainingOutput(F.max_pool2d(out, (1, POOL_STEP)), *statistics)
