@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from measure import check, clock, launches, measure, peak_memory, return_memory
+from measure import clock, launches, measure, peak_memory, return_memory
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -33,11 +33,10 @@ BATCHES = (1, 8, 24)
 TRAINING_BATCHES = (8,)
 SCORERS = ("sparse_aasist", "eager", "default malloc", "folded", "compiled", "bfloat16")
 TRAINERS = ("sparse_aasist", "eager", "default malloc", "bfloat16")
-STAGES = ("front_end", *(f"block {number}" for number in range(1, 7)), "graph_half")
-TOLERANCE = {"bfloat16": 0.3}
-"""Of logits; 1e-3 for all others."""
+STAGES = ("front_end", *(f"block {number}" for number in range(1, 7)))
+TOLERANCE = {"bfloat16": 0.1}
+"""Of results, on the scale of all of them; 1e-3 for all others."""
 GEMM_SIZE = 2048
-GIGA = 1e9
 
 pytestmark = pytest.mark.benchmark(timer=clock)
 
@@ -63,27 +62,40 @@ def model_of(provider: str, device: str) -> AASIST:
 def settings_of(provider: str, monkeypatch: pytest.MonkeyPatch, device: str) -> Iterator[None]:
     """Make PyTorch run as the provider would: modules one by one, and malloc as glibc has it."""
     if provider == "sparse_aasist":
-        with backend("compiled" if device == "cpu" else "reference"):
+        with backend("compiled"):
             yield
         return
-    for module in (aasist, encoder):
-        monkeypatch.setattr(module, "only_computes", lambda module, training=False: False)
-    if provider == "default malloc":
-        set_malloc(mmap_threshold=32 << 20, trim_threshold=64 << 20, top_pad=128 << 10)
-    with (
-        backend("reference"),
-        torch.autocast(device, torch.bfloat16, enabled=provider == "bfloat16"),
-    ):
-        yield
-    if provider == "default malloc":
-        tune_process()
+    if provider == "default malloc" and device != "cpu":
+        pytest.skip("malloc is a matter of the CPU")
+    with monkeypatch.context() as patch:
+        for module in (aasist, encoder):
+            patch.setattr(module, "only_computes", lambda *_, **__: False)
+        try:
+            if provider == "default malloc":
+                set_malloc(mmap_threshold=32 << 20, trim_threshold=64 << 20, top_pad=128 << 10)
+                return_memory()
+            with (
+                backend("reference"),
+                torch.autocast(device, torch.bfloat16, enabled=provider == "bfloat16"),
+            ):
+                yield
+        finally:
+            tune_process()
 
 
 def set_malloc(mmap_threshold: int, trim_threshold: int, top_pad: int) -> None:
     """Set what glibc arrives at by itself once large blocks were freed: mallopt(3)."""
-    mallopt = ctypes.CDLL(None).mallopt
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        pytest.skip("this malloc is not glibc's")
     for parameter, value in ((-3, mmap_threshold), (-1, trim_threshold), (-2, top_pad)):
         mallopt(parameter, value)
+
+
+def check_whole(got: Tensor, expected: Tensor, provider: str) -> None:
+    """Refuse to time a provider that computes something else."""
+    error = (got - expected).norm() / expected.norm()
+    assert error <= TOLERANCE.get(provider, 1e-3), f"{provider} is off by {error:.1e}"
 
 
 @cache
@@ -135,9 +147,11 @@ def bench_scoring(
             return model(waveform).logits
 
     with settings_of(provider, monkeypatch, device):
-        check(run(), expected, tolerance=TOLERANCE.get(provider, 1e-3))
+        check_whole(run(), expected, provider)
         timed = on_threads(1, run) if name == "one core" else run
         record(benchmark, timed, device, name, batch, "forward", provider)
+        if name == "one core":
+            benchmark.extra_info["threads"] = "1"
 
 
 @pytest.mark.parametrize("provider", TRAINERS)
@@ -149,20 +163,32 @@ def bench_training(
     batch: int,
     provider: str,
 ) -> None:
-    """A forward and backward pass of a training step; dropout on, optimiser left out."""
+    """Forward and backward of a training step; neither dropout nor optimiser."""
     return_memory()
-    model = copy.deepcopy(model_of(provider, device)).train()
     waveform = waveforms(batch, device)
     labels = torch.arange(batch, device=device) % 2
 
-    def run() -> Tensor:
-        model.zero_grad()
-        loss = F.cross_entropy(model(waveform).logits, labels)
-        loss.backward()
-        return loss
+    def step_of(provider: str) -> Callable[[], Tensor]:
+        model = copy.deepcopy(model_of(provider, device)).train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
 
+        def run() -> Tensor:
+            model.zero_grad()
+            F.cross_entropy(model(waveform).logits, labels).backward()
+            return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+        return run
+
+    # That of bfloat16 is another one, by as much as it rounds.
+    expected = None if provider == "bfloat16" else step_of("sparse_aasist")()
+    run = step_of(provider)
     with settings_of(provider, monkeypatch, device):
-        assert run().isfinite()
+        got = run()
+        if expected is not None:
+            error = (got - expected).norm() / expected.norm()
+            assert error < 1e-2, f"{provider} is off by {error:.1e}"
         record(benchmark, run, device, "training", batch, "both", provider)
 
 
@@ -177,33 +203,27 @@ def bench_stage(
     stage: str,
     provider: str,
 ) -> None:
-    """The stages of the model one by one, on inputs that the model gives them."""
+    """The stages of the model one by one, on inputs as the provider's model gives them."""
     return_memory()
     waveform = waveforms(batch, device)
     with torch.inference_mode():
-        inputs = stage_inputs(model_of("sparse_aasist", device), waveform)
-        expected = stage_of(model_of("sparse_aasist", device), stage)(inputs[stage])
-        function = partial(stage_of(model_of(provider, device), stage), inputs[stage])
+        with settings_of("sparse_aasist", monkeypatch, device):
+            expected = stage_of(model_of("sparse_aasist", device), stage, waveform)()
         with settings_of(provider, monkeypatch, device):
-            check(function(), expected, tolerance=1e-3)
-            record(benchmark, function, device, stage, batch, "forward", provider)
+            run = stage_of(model_of(provider, device), stage, waveform)
+            check_whole(run(), expected, provider)
+            record(benchmark, run, device, stage, batch, "forward", provider)
 
 
-def stage_of(model: AASIST, stage: str) -> Callable[[Tensor], Any]:
+def stage_of(model: AASIST, stage: str, waveform: Tensor) -> Callable[[], Tensor]:
+    """Return a call of a stage on what the stages before it make of the waveform."""
     if stage == "front_end":
-        return model._filter
-    if stage == "graph_half":
-        return lambda features: model._classify(features).logits
-    return model.encoder[int(stage.split()[1]) - 1]
-
-
-def stage_inputs(model: AASIST, waveform: Tensor) -> dict[str, Tensor]:
-    inputs = {"front_end": waveform}
+        return partial(model._filter, waveform)
     x = model._filter(waveform)
-    for number, block in enumerate(model.encoder, 1):
-        inputs[f"block {number}"] = x
+    number = int(stage.split()[1])
+    for block in model.encoder[: number - 1]:
         x = block(x)
-    return inputs | {"graph_half": x}
+    return partial(model.encoder[number - 1], x)
 
 
 @pytest.mark.parametrize("provider", ["torch.mm"])

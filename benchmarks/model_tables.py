@@ -68,16 +68,15 @@ def _stages(results: Results) -> list[str]:
     title += "algorithm needs half of them."
     header = ["batch", "stage", "ms", "spread", "eager", "folded", "GMAC/s", "of matrices"]
     lines = [title, "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    stages = (*STAGE_MACS, "graph_half")
-    for (batch,) in results.sizes(stages[0]):
-        for stage in stages:
+    for (batch,) in results.sizes("front_end"):
+        for stage in STAGE_MACS:
             key = (stage, "forward", (batch,))
             ours = results.time(key, "sparse_aasist")
             cells = [str(batch), stage, f"{ours / 1e3:,.3g}"]
             cells.append(f"{100 * results.spread(key, 'sparse_aasist'):.0f} %")
             cells += [_ratio(results, key, provider, ours) for provider in ("eager", "folded")]
-            rate = STAGE_MACS.get(stage, 0) * batch / ours
-            cells += [f"{rate / 1e3:.0f}", f"{100 * rate / peak:.0f} %"] if rate else ["", ""]
+            rate = STAGE_MACS[stage] * batch / ours
+            cells += [f"{rate / 1e3:.0f}", f"{100 * rate / peak:.0f} %"]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -93,12 +92,11 @@ def _megabytes(results: Results, key: Key, provider: str) -> str:
 
 def draw(results: Results) -> Figure:
     """Plot the time of every stage for one clip, ours and PyTorch's."""
-    stages = (*STAGE_MACS, "graph_half")
     figure = Figure(figsize=(8, 3), layout="constrained")
     axis = figure.subplots()
     left = dict.fromkeys(("compiled kernels", "folded, channels last", "eager"), 0.0)
     providers = dict(zip(left, ("sparse_aasist", "folded", "eager"), strict=True))
-    for index, stage in enumerate(stages):
+    for index, stage in enumerate(STAGE_MACS):
         times = [results.time((stage, "forward", (1,)), p) / 1e3 for p in providers.values()]
         axis.barh(list(left), times, left=list(left.values()), label=stage, color=f"C{index}")
         left = {name: left[name] + time for name, time in zip(left, times, strict=True)}

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <vector>
 
 #include "residual_block.h"
+#include "task_scratch.h"
 #include "tensor_rows.h"
 
 namespace sparse_aasist {
@@ -83,22 +83,18 @@ inline void check_block(const char* op, const Tensor& x, int64_t outputs) {
                       outputs <= kMaxChannels && x.size(2) >= 1 &&
                       x.size(2) < (1 << 20) && x.size(3) >= kPoolSteps,
                   op, ": channels must be in 1..", kMaxChannels,
-                  ", and there must be ", kPoolSteps, " steps");
+                  ", and there must be a row and ", kPoolSteps, " steps");
 }
 
-// Calls run(begin, end, scratch) for parts of `tasks` tasks, each with scratch
-// of its own.
+// Calls run(begin, end, scratch) for parts of `tasks` tasks, with scratch of
+// `size` entries each.
 template <class Run>
-void run_tasks(int64_t tasks, int64_t scratch_size, const Run& run) {
-  constexpr int64_t kAlignment = 64;
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> room(
-        new char[scratch_size * sizeof(float) + kAlignment]);
-    const auto address = reinterpret_cast<uintptr_t>(room.get());
-    run(begin, end,
-        reinterpret_cast<float*>(room.get() +
-                                 (kAlignment - address % kAlignment)));
-  });
+void run_tasks(int64_t tasks, int64_t size, const Run& run) {
+  const int64_t bytes = size * static_cast<int64_t>(sizeof(float));
+  run_with_scratch(tasks, 1, bytes,
+                   [&](int64_t begin, int64_t end, void* scratch) {
+                     run(begin, end, static_cast<float*>(scratch));
+                   });
 }
 
 }  // namespace sparse_aasist

@@ -66,7 +66,7 @@ Tensor forward(Tensor waveform,
       ScalarType::Float);
   params.out = static_cast<float*>(out.mutable_data_ptr());
   const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(front_end_cpu);
-  run_tasks(params.batch * front_end_tasks(params),
+  run_tasks(params.batch * front_end_tasks_per_clip(params),
             SPARSE_AASIST_AT_SIMD_LEVEL(front_end_scratch_cpu)(params),
             [&](int64_t begin, int64_t end, float* scratch) {
               kernel(params, begin, end, scratch);

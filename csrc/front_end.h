@@ -25,24 +25,26 @@ struct FrontEndParams {
   const float* waveform;      // (batch, samples)
   const float* coefficients;  // (filters, taps)
   Normalisation norm;         // of one channel; null: out is m
-  float* out;                 // (batch, filters / kPoolFilters, out_steps())
+  float* out;  // (batch, filters / kPoolFilters, front_end_steps())
 };
 
-inline int64_t front_end_steps(const FrontEndParams& params) {
+SPARSE_AASIST_HOST_INLINE int64_t
+front_end_steps(const FrontEndParams& params) {
   return (params.samples - params.taps + 1) / kPoolSteps;
 }
 
 // A task is this many steps of the output, of a clip and all filters.
 constexpr int64_t kFrontEndSteps = 512;
 
-inline int64_t front_end_tasks(const FrontEndParams& params) {
+SPARSE_AASIST_HOST_INLINE int64_t
+front_end_tasks_per_clip(const FrontEndParams& params) {
   return (front_end_steps(params) + kFrontEndSteps - 1) / kFrontEndSteps;
 }
 
 SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
     // Entries of scratch for a task.
     int64_t front_end_scratch_cpu(const FrontEndParams& params);
-    // Tasks [begin, end) of batch * front_end_tasks().
+    // Tasks [begin, end) of batch * front_end_tasks_per_clip().
     void front_end_cpu(const FrontEndParams& params,
                        int64_t begin,
                        int64_t end,

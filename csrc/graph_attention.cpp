@@ -2,12 +2,12 @@
 #include "graph_attention.h"
 
 #include <cmath>
-#include <memory>
 #include <optional>
 #include <tuple>
 
 #include <torch/csrc/stable/library.h>
 
+#include "task_scratch.h"
 #include "tensor_rows.h"
 
 #ifdef SPARSE_AASIST_WITH_CUDA
@@ -63,7 +63,6 @@ class Cpu {
   }
 
  private:
-  static constexpr int64_t kAlignment = 64;
   // A pair takes about 0.1 us.
   static constexpr int64_t kGrainPairs = 256;
 
@@ -77,14 +76,10 @@ class Cpu {
                    const Params& params) {
     const int64_t bytes =
         SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(sizes);
-    torch::stable::parallel_for(
-        0, count, kGrainPairs / (pairs + 1) + 1,
-        [&](int64_t begin, int64_t end) {
-          const std::unique_ptr<char[]> room(new char[bytes + kAlignment]);
-          const auto address = reinterpret_cast<uintptr_t>(room.get());
-          kernel(params, begin, end,
-                 room.get() + (kAlignment - address % kAlignment));
-        });
+    run_with_scratch(count, kGrainPairs / (pairs + 1) + 1, bytes,
+                     [&](int64_t begin, int64_t end, void* scratch) {
+                       kernel(params, begin, end, scratch);
+                     });
   }
 };
 
@@ -128,7 +123,7 @@ struct Score {
   GraphScore params() const {
     GraphScore score{weight.const_data_ptr(), bias.const_data_ptr(), {}};
     const int64_t bytes = vectors.size(1) * vectors.element_size();
-    for (int64_t type = 0; type < vectors.size(0) && type < 3; ++type)
+    for (int64_t type = 0; type < vectors.size(0) && type < kMostTypes; ++type)
       score.vectors[type] =
           static_cast<const char*>(vectors.const_data_ptr()) + type * bytes;
     return score;

@@ -17,6 +17,7 @@
 namespace sparse_aasist {
 
 constexpr int32_t kMaxNodes = 1024;
+constexpr int32_t kMostTypes = 3;   // of pairs of nodes
 constexpr int32_t kMaxWidth = 128;  // of a node and of the hidden layer
 
 // What is computed with: float64 for float64, else float32. Tensors that only
@@ -32,15 +33,15 @@ struct RealOf<Float64> {
 template <class Format>
 using Real = typename RealOf<Format>::Type;
 
-inline bool is_double(FloatFormat format) {
+SPARSE_AASIST_HOST_INLINE bool is_double(FloatFormat format) {
   return format == FloatFormat::kFloat64;
 }
 
 // How pairs are scored; contiguous.
 struct GraphScore {
-  const void* weight;      // (hidden, dim)
-  const void* bias;        // (hidden)
-  const void* vectors[3];  // (hidden), for every type
+  const void* weight;               // (hidden, dim)
+  const void* bias;                 // (hidden)
+  const void* vectors[kMostTypes];  // (hidden), for every type
 };
 
 struct GraphScoreGradient {

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <initializer_list>
-#include <memory>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 
+#include "task_scratch.h"
 #include "tensor_rows.h"
 
 #ifdef SPARSE_AASIST_WITH_CUDA
@@ -21,7 +21,6 @@ constexpr const char* kName = "graph_stack";
 
 class Cpu {
  public:
-  static constexpr bool kHasTemporaries = true;
   explicit Cpu(const Tensor&) {}
 
   void run(const GraphStackParams& params) const {
@@ -41,22 +40,18 @@ class Cpu {
   static void each(const GraphStackParams& params,
                    int64_t items,
                    Kernel kernel) {
-    constexpr int64_t kAlignment = 64;
     const int64_t bytes =
         SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_scratch_cpu)(params);
-    torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<char[]> room(new char[bytes + kAlignment]);
-      const auto address = reinterpret_cast<uintptr_t>(room.get());
-      kernel(params, begin, end,
-             room.get() + (kAlignment - address % kAlignment));
-    });
+    run_with_scratch(items, 1, bytes,
+                     [&](int64_t begin, int64_t end, void* scratch) {
+                       kernel(params, begin, end, scratch);
+                     });
   }
 };
 
 #ifdef SPARSE_AASIST_WITH_CUDA
 class Cuda : public CudaDevice {
  public:
-  static constexpr bool kHasTemporaries = false;
   using CudaDevice::CudaDevice;
 
   void run(const GraphStackParams& params) const {
@@ -88,7 +83,7 @@ GraphStackSizes sizes_from(const Tensor& features,
                       weights[weights.size() - 2].dim() == 2,
                   kName, ": weights must end with the layer of a pool");
   const auto narrow = [](int64_t size) {
-    return static_cast<int32_t>(std::min<int64_t>(size, 1 << 20));
+    return static_cast<int32_t>(std::clamp<int64_t>(size, 0, 1 << 20));
   };
   GraphStackSizes sizes{};
   sizes.format = format;
@@ -138,12 +133,11 @@ Tensor forward(Tensor features,
   params.readout = readout.mutable_data_ptr();
   if (params.batch == 0)
     return readout;
-  constexpr bool kHasTemporaries = Device::kHasTemporaries;
-  const int64_t bytes = place_stack(params, kHasTemporaries, nullptr);
+  const int64_t bytes = place_stack(params, nullptr);
   // In float64 for its alignment.
   Tensor room = new_tensor(features, {bytes / 8 + 8}, ScalarType::Double);
   char* const base = static_cast<char*>(room.mutable_data_ptr());
-  place_stack(params, kHasTemporaries,
+  place_stack(params,
               base + (64 - reinterpret_cast<uintptr_t>(base) % 64) % 64);
   device.run(params);
   return readout;

@@ -66,17 +66,6 @@ struct StackPool {
   int32_t* indices;  // (batch, kept)
 };
 
-// What CPU kernels put by, for each half: of every clip as much as the largest
-// layer needs, for threads may be at layers of different sizes.
-struct StackTemporaries {
-  int64_t nodes;
-  int64_t dim;
-  void* attention;         // (batch, nodes, nodes)
-  void* master_attention;  // (batch, nodes)
-  void* read;              // (batch, nodes, dim)
-  void* summary;           // (batch, dim)
-};
-
 // All tensors are contiguous and have the format, float32 or float64.
 struct GraphStackParams {
   FloatFormat format;
@@ -90,8 +79,7 @@ struct GraphStackParams {
   StackPool first_pools[kHalves];      // of a type
   StackLayer joint[kHalves][kDepths];  // of a branch
   StackPool pools[kHalves][kHalves];   // of a branch and a type
-  StackTemporaries temporaries[kHalves];
-  void* readout;  // (batch, kReadoutBlocks * hidden)
+  void* readout;                       // (batch, kReadoutBlocks * hidden)
 };
 
 struct GraphStackSizes {
@@ -241,9 +229,7 @@ class StackWeights {
 
 // Lays out what lies between the stages behind `base`, which is a multiple of
 // 64; null tells the size. Returns the size in bytes.
-inline int64_t place_stack(GraphStackParams& params,
-                           bool with_temporaries,
-                           void* base) {
+inline int64_t place_stack(GraphStackParams& params, void* base) {
   const int64_t real = is_double(params.format) ? 8 : 4, batch = params.batch;
   int64_t taken = 0;
   const auto take = [&](int64_t bytes) -> void* {
@@ -265,31 +251,14 @@ inline int64_t place_stack(GraphStackParams& params,
     pool.indices = static_cast<int32_t*>(take(4 * batch * pool.kept));
   };
   for (int32_t half = 0; half < kHalves; ++half) {
-    int64_t nodes = 1, width = 1;
-    const auto cover = [&](const StackLayer& layer) {
-      nodes = layer.attention.nodes > nodes ? layer.attention.nodes : nodes;
-      width = layer.attention.dim > width ? layer.attention.dim : width;
-    };
     take_layer(params.first[half]);
-    cover(params.first[half]);
     take_pool(params.first_pools[half], params.first[half].attention.hidden);
-    for (StackLayer& layer : params.joint[half]) {
+    for (StackLayer& layer : params.joint[half])
       take_layer(layer);
-      cover(layer);
-    }
     StackLayer* const joint = params.joint[half];
     joint[1].attention.master = joint[0].master_out;
     for (StackPool& pool : params.pools[half])
       take_pool(pool, joint[0].attention.hidden);
-    if (!with_temporaries)
-      continue;
-    StackTemporaries& temporaries = params.temporaries[half];
-    temporaries.nodes = nodes;
-    temporaries.dim = width;
-    temporaries.attention = take(real * batch * nodes * nodes);
-    temporaries.master_attention = take(real * batch * nodes);
-    temporaries.read = take(real * batch * nodes * width);
-    temporaries.summary = take(real * batch * width);
   }
   return taken;
 }

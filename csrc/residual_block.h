@@ -6,13 +6,14 @@
 //       the shortcut is x, or a (1, 3) convolution of it, padding (0, 1)
 //   out = the largest of three neighbouring time steps of y, NaN above all
 //
-// Convolutions of many channels are Winograd's F(4, 3) along time: 6 products
-// for 4 steps of 3 taps. So a value that is not finite makes up to 5
-// neighbouring steps NaN, not 3.
+// conv2, and conv1 from 8 channels on, are Winograd's F(4, 3) along time: 6
+// products for 4 steps of 3 taps. In each of them a value that is not finite
+// makes up to 5 neighbouring steps NaN, not 3.
 #pragma once
 
 #include <cstdint>
 
+#include "float_format.h"
 #include "simd_level.h"
 
 namespace sparse_aasist {
@@ -63,7 +64,7 @@ constexpr int64_t kMostPooled = 3 * kBlockPooled - 1;
 
 // A function of the sizes alone. Short clips are cut so that several threads
 // find work in one.
-inline ResidualTasks residual_tasks(int64_t steps) {
+SPARSE_AASIST_HOST_INLINE ResidualTasks residual_tasks(int64_t steps) {
   constexpr int64_t kWantedTasks = 6;
   const int64_t all = steps / kPoolSteps;
   const int64_t wanted = (all + kWantedTasks - 1) / kWantedTasks + 1;

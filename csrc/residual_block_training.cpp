@@ -164,7 +164,7 @@ backward(Tensor grad_out,
   mean = packed(mean);
   variance = packed(variance);
   Tensor dx = new_channels_last(x, sizes_of(x), ScalarType::Float);
-  const Tensor dmiddle = new_channels_last(x, middle_sizes, ScalarType::Float);
+  const Tensor dnormal = new_channels_last(x, middle_sizes, ScalarType::Float);
   const auto like = [&](const Tensor& tensor) {
     return new_tensor(x, sizes_of(tensor), ScalarType::Float);
   };
@@ -188,7 +188,7 @@ backward(Tensor grad_out,
       ScalarType::Float);
   forward.packed = data_of(packed_weights);
   params.grad_out = static_cast<const float*>(grad_out.const_data_ptr());
-  params.dmiddle = data_of(dmiddle);
+  params.dnormal = data_of(dnormal);
   params.dx = data_of(dx);
   params.dconv1_weight = data_of(dconv1_weight);
   params.dconv1_bias = data_of(dconv1_bias);

@@ -8,9 +8,9 @@
 //   backward  conv2 back to the gradient of the normalised middle, and its sums
 //             | conv1 and shortcut back to that of x
 //
-// Gradients of weights are summed in Winograd's domain, in groups of tasks,
-// then over the groups in order: results do not depend on the number of
-// threads.
+// Gradients of weights are summed in groups of tasks, those of Winograd's
+// convolutions in its domain, then over the groups in order: results do not
+// depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -47,14 +47,15 @@ struct ResidualTrainingParams {
   double* sums;  // (groups, kResidualSums, sum_width())
 };
 
-inline int64_t sum_width(const ResidualTrainingParams& params) {
+SPARSE_AASIST_HOST_INLINE int64_t
+sum_width(const ResidualTrainingParams& params) {
   return params.inputs > params.outputs ? params.inputs : params.outputs;
 }
 
 struct ResidualBackwardParams {
   ResidualTrainingParams forward;  // out is not read
   const float* grad_out;           // as out
-  float* dmiddle;  // as middle: the gradient of what is normalised
+  float* dnormal;  // as middle: the gradient of the normalised middle
   float* dx;       // as x
   float* dconv1_weight;
   float* dconv1_bias;
@@ -75,18 +76,26 @@ inline int64_t residual_backward_units(const ResidualTrainingParams& params) {
          (params.shortcut.weight != nullptr ? inputs : 0);
 }
 
-// Tasks go through a pass in groups of neighbours, which share their sums.
+// Tasks go through a pass in groups of neighbours, which share their sums:
+// enough for many threads, and small enough that sums in float32 stay exact to
+// some 1e-6. A function of the sizes alone.
 struct ResidualGroups {
   int64_t tasks;
   int64_t count;
 
-  int64_t begin(int64_t group) const { return tasks * group / count; }
+  SPARSE_AASIST_HOST_INLINE int64_t begin(int64_t group) const {
+    return tasks * group / count;
+  }
 };
 
-inline ResidualGroups residual_groups(int64_t batch, int64_t steps) {
-  constexpr int64_t kMostGroups = 32;
+SPARSE_AASIST_HOST_INLINE ResidualGroups residual_groups(int64_t batch,
+                                                         int64_t steps) {
+  constexpr int64_t kLeastGroups = 32, kMostTasks = 128;
   const int64_t tasks = batch * residual_tasks(steps).per_clip;
-  return {tasks, tasks < kMostGroups ? tasks : kMostGroups};
+  const int64_t count = (tasks + kMostTasks - 1) / kMostTasks;
+  if (count > kLeastGroups)
+    return {tasks, count};
+  return {tasks, tasks < kLeastGroups ? tasks : kLeastGroups};
 }
 
 SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
@@ -114,7 +123,7 @@ SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
         const ResidualBackwardParams& params);
 
     void residual_backward_pack_cpu(const ResidualBackwardParams& params);
-    // dmiddle, and sums for conv2, norm and all biases but conv1's.
+    // dnormal, and sums for conv2, norm and all biases but conv1's.
     void residual_backward_middle_cpu(const ResidualBackwardParams& params,
                                       int64_t begin,
                                       int64_t end,

@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 
+from sparse_aasist._extension import has_kernel
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.runtime import cpu_has_fast_bf16
 
@@ -28,7 +29,8 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
     """Start the engine on the best accelerator here.
 
     Args:
-        precision: "32-true", "bf16-mixed", or "auto": bf16 where the device multiplies it fast.
+        precision: "32-true", "bf16-mixed", or "auto": what is fastest here, bf16 on a GPU that
+            multiplies it; on a CPU float32 by our kernels, bf16 where they are not built.
         devices: how many; more than one trains data-parallel (DDP). Under torchrun its own
             counts of processes and nodes hold.
 
@@ -45,8 +47,9 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
             f"devices is {devices} but only {torch.cuda.device_count()} CUDA devices are here"
         )
     if precision == "auto":
+        fused = not on_gpu and has_kernel("residual_block_training", "cpu")
         fast = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_fast_bf16()
-        precision = "bf16-mixed" if fast else "32-true"
+        precision = "bf16-mixed" if fast and not fused else "32-true"
     options: dict[str, Any] = {"precision": precision}
     if precision == "bf16-mixed":
         options = {"plugins": [Bf16Mixed("cuda" if on_gpu else "cpu")]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,17 @@ from sparse_aasist.ops import (
 )
 
 Block = tuple[Tensor, Convolution, Normalisation, Convolution, Convolution | None]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run on `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Trained(NamedTuple):
@@ -60,7 +73,7 @@ class EncoderFunctions(Functions):
         with self.settings(), torch.no_grad():
             return front_end(waveform, filters, norm)
 
-    def residual_block(self, *block: Block) -> Tensor:
+    def residual_block(self, *block: Any) -> Tensor:
         with self.settings(), torch.no_grad():
             return residual_block(*block)
 
@@ -136,8 +149,9 @@ def _pattern(real: float) -> int:
 def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
     """Compare on the scale of the largest entry: those of a convolution share rounding errors."""
     assert got.shape == expected.shape and got.dtype is torch.float32
+    if got.numel() == 0:
+        return
     assert torch.equal(got.isnan(), expected.isnan())
     got, expected = got.double().nan_to_num(), expected.double().nan_to_num()
-    if expected.numel() > 0:
-        error = (got - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
-        assert error <= tolerance, f"{error:.1e} of the largest"
+    error = (got - expected).abs().max() / expected.abs().max().clamp(min=0.1)
+    assert error <= tolerance, f"{error:.1e} of the largest"

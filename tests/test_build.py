@@ -338,13 +338,13 @@ def test_simd_levels(machine: str, levels: list[str], monkeypatch: pytest.Monkey
     assert all(f"-DSPARSE_AASIST_SIMD={level}" in flags for level, flags in simd_flags().items())
 
 
-@pytest.mark.parametrize("op", ["topk_activation", "topk_linear"])
-def test_simd_levels_share_no_function(op: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("csrc/cpu/*_cpu.cpp")))
+def test_simd_levels_share_no_function(name: str, tmp_path: Path) -> None:
     """The linker keeps one copy of a shared function, perhaps one that this CPU cannot run."""
     cxx, reason = find_cxx()
     if cxx is None or shutil.which("nm") is None:
         pytest.skip(reason or "nm is missing")
-    source = ROOT / f"csrc/cpu/{op}_cpu.cpp"
+    source = ROOT / "csrc/cpu" / name
     for level, flags in simd_flags().items():
         target = tmp_path / f"{level}.o"
         # Without optimisation nothing is inlined by chance.

@@ -184,6 +184,12 @@ class TestPublicPath:
         assert refused(lambda model: model.HtrgGAT_layer_ST21.bn.train())
         assert refused(lambda model: model.GAT_layer_S.register_forward_hook(print))
         assert refused(lambda model: model.pool_T.proj.register_forward_pre_hook(print))
+        assert refused(lambda model: nn.utils.parametrizations.weight_norm(model.pool_T.proj))
+        assert refused(lambda model: setattr(model.pool_S, "forward", print))
+        assert refused(lambda model: setattr(model, "drop_way", nn.Identity().eval()))
+        assert refused(lambda model: setattr(model.GAT_layer_T, "bn", nn.Identity().eval()))
+        assert refused(lambda model: setattr(model, "pool_T", nn.Sequential(model.pool_T).eval()))
+        assert refused(lambda model: model.GAT_layer_T.att_proj.bfloat16())
 
     def test_gradients_come_from_the_modules(self) -> None:
         model = live_model(NARROW, torch.float32)

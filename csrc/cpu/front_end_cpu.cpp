@@ -132,7 +132,7 @@ void front_end_cpu(const FrontEndParams& params,
                    int64_t end,
                    float* scratch) {
   const int64_t steps = front_end_steps(params), half = half_taps(params);
-  const int64_t per_clip = front_end_tasks(params);
+  const int64_t per_clip = front_end_tasks_per_clip(params);
   float* const samples = scratch;
   float* const coefficients = scratch + (task_samples(params) + 15) / 16 * 16;
   // (tile of pools, half taps, filters of the tile)

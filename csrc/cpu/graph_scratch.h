@@ -7,15 +7,14 @@
 
 #include "graph_attention.h"
 
-namespace sparse_aasist {
+namespace sparse_aasist::SPARSE_AASIST_SIMD {
 
 // Entries of a row after padding with zeros, at every SIMD level.
-SPARSE_AASIST_HOST_INLINE int64_t padded(int64_t size) {
+inline int64_t padded(int64_t size) {
   return (size + 15) / 16 * 16;
 }
 
 constexpr int32_t kChunkPairs = 64;
-constexpr int32_t kMostTypes = 3;
 
 template <class T>
 struct PackedScore {
@@ -56,9 +55,8 @@ struct GraphScratch {
 // Lays the arrays out behind `base`, which is a multiple of 64 bytes; null
 // tells the size.
 template <class T>
-SPARSE_AASIST_HOST_INLINE GraphScratch<T> graph_scratch(
-    const GraphAttentionParams& params,
-    void* base) {
+inline GraphScratch<T> graph_scratch(const GraphAttentionParams& params,
+                                     void* base) {
   const int64_t dim = padded(params.dim), hidden = padded(params.hidden);
   const int64_t nodes = params.nodes;
   int64_t taken = 0;
@@ -98,4 +96,4 @@ SPARSE_AASIST_HOST_INLINE GraphScratch<T> graph_scratch(
   return s;
 }
 
-}  // namespace sparse_aasist
+}  // namespace sparse_aasist::SPARSE_AASIST_SIMD

@@ -1,4 +1,4 @@
-// graph_stack on a CPU: the kernels of graph_attention and graph_pool on a few
+// graph_stack on a CPU: the kernels of graph_attention and graph_pool on some
 // clips at a time, and what lies between them.
 #include "graph_stack.h"
 
@@ -9,15 +9,23 @@ namespace {
 
 constexpr int32_t kMixRows = 16;  // in scratch at a time
 
-// Beside the scratch of graph_attention, which is behind it.
+// Clips that go through the layers together share the packing of weights; their
+// attention takes this many entries at most, unless one clip does.
+constexpr int64_t kMostAttention = 1 << 20;
+
 template <class T>
 struct StackScratch {
-  T* read_weight;  // (dim, hidden), padded rows
-  T* own_weight;   // likewise
-  T* shift;        // (hidden)
-  T* rows;         // (kMixRows, hidden)
-  int64_t* pool;   // 2 * nodes
-  void* attention;
+  int64_t clips;
+  T* attention;         // (clips, nodes, nodes)
+  T* master_attention;  // (clips, nodes)
+  T* read;              // (clips, nodes, dim)
+  T* summary;           // (clips, dim)
+  T* read_weight;       // (dim, hidden), padded rows
+  T* own_weight;        // likewise
+  T* shift;             // (hidden)
+  T* rows;              // (kMixRows, hidden)
+  int64_t* pool;        // 2 * nodes
+  void* of_attention;   // the scratch of graph_attention
   int64_t bytes;
 };
 
@@ -42,13 +50,24 @@ StackScratch<T> stack_scratch(const GraphStackParams& params, void* base) {
   };
   constexpr int64_t kMatrix = int64_t{kMaxWidth} * kMaxWidth * sizeof(T);
   constexpr int64_t kRow = int64_t{kMaxWidth} * sizeof(T);
+  const int64_t nodes = most_nodes(params), matrix = nodes * nodes;
   StackScratch<T> s;
+  s.clips = matrix < kMostAttention ? kMostAttention / matrix : 1;
+  s.clips = s.clips < params.batch ? s.clips : params.batch;
+  const auto take_values = [&](int64_t count) {
+    return static_cast<T*>(
+        take(s.clips * count * static_cast<int64_t>(sizeof(T))));
+  };
+  s.attention = take_values(matrix);
+  s.master_attention = take_values(nodes);
+  s.read = take_values(nodes * kMaxWidth);
+  s.summary = take_values(kMaxWidth);
   s.read_weight = static_cast<T*>(take(kMatrix));
   s.own_weight = static_cast<T*>(take(kMatrix));
   s.shift = static_cast<T*>(take(kRow));
   s.rows = static_cast<T*>(take(kMixRows * kRow));
-  s.pool = static_cast<int64_t*>(take(2 * most_nodes(params) * 8));
-  s.attention = take(0);
+  s.pool = static_cast<int64_t*>(take(2 * nodes * 8));
+  s.of_attention = take(0);
   int64_t attention_bytes = 0;
   const auto cover = [&](const StackLayer& layer) {
     const int64_t bytes = graph_attention_scratch_cpu(layer.attention);
@@ -142,12 +161,11 @@ void take_maxima(const GraphStackParams& params,
   }
 }
 
-// out = selu(norm(read of rows, plus own of x)), in rows [begin, end).
+// out = selu(norm(of what is read, and of x)), of `rows` rows from `begin` on.
 template <class T>
 void mix_rows(const StackLayer& layer,
-              const T* read,
               int64_t begin,
-              int64_t end,
+              int64_t rows,
               const StackScratch<T>& s) {
   const int32_t dim = layer.attention.dim, hidden = layer.attention.hidden;
   const int32_t width = static_cast<int32_t>(padded(hidden));
@@ -170,29 +188,30 @@ void mix_rows(const StackLayer& layer,
   }
   pack_weight<T>(mix.read.weight, dim, hidden, s.rows, s.read_weight);
   pack_weight<T>(mix.own.weight, dim, hidden, s.rows, s.own_weight);
-  const T* x = static_cast<const T*>(layer.x);
-  T* out = static_cast<T*>(layer.out);
-  for (; begin < end; begin += kMixRows) {
+  const T* x = at<T>(layer.attention.x, begin * dim);
+  T* out = at<T>(layer.out, begin * hidden);
+  for (int64_t row = 0; row < rows; row += kMixRows) {
+    const int64_t left = rows - row;
     const int32_t count =
-        static_cast<int32_t>(end - begin < kMixRows ? end - begin : kMixRows);
-    multiply<T>({count, width, dim, read + begin * dim, dim, 1, s.read_weight,
+        static_cast<int32_t>(left < kMixRows ? left : kMixRows);
+    multiply<T>({count, width, dim, s.read + row * dim, dim, 1, s.read_weight,
                  width, s.shift, 0, s.rows, width});
-    multiply<T>({count, width, dim, x + begin * dim, dim, 1, s.own_weight,
-                 width, s.rows, width, s.rows, width});
+    multiply<T>({count, width, dim, x + row * dim, dim, 1, s.own_weight, width,
+                 s.rows, width, s.rows, width});
     for (int32_t r = 0; r < count; ++r) {
-      T* row = s.rows + r * width;
+      T* mixed = s.rows + r * width;
       for (int32_t o = 0; o < width; o += kLanes<T>)
-        store<T>(row + o, selu_of<T>(load(row + o)));
-      __builtin_memcpy(out + (begin + r) * hidden, row, hidden * sizeof(T));
+        store<T>(mixed + o, selu_of<T>(load(mixed + o)));
+      __builtin_memcpy(out + (row + r) * hidden, mixed, hidden * sizeof(T));
     }
   }
 }
 
 template <class T>
 void mix_master(const StackLayer& layer,
-                const T* summary,
                 int64_t begin,
-                int64_t end) {
+                int64_t end,
+                const StackScratch<T>& s) {
   const GraphAttentionParams& attention = layer.attention;
   const int32_t dim = attention.dim, hidden = attention.hidden;
   const auto output = [&](const StackLinear& linear, const T* x, int32_t o) {
@@ -200,44 +219,38 @@ void mix_master(const StackLayer& layer,
            static_cast<const T*>(linear.bias)[o];
   };
   for (int64_t clip = begin; clip < end; ++clip) {
+    const T* summary = s.summary + (clip - begin) * dim;
     const T* own = at<T>(attention.master, clip * attention.master_stride);
     T* out = at<T>(layer.master_out, clip * hidden);
     for (int32_t o = 0; o < hidden; ++o)
-      out[o] = output(layer.master_mix.read, summary + clip * dim, o) +
+      out[o] = output(layer.master_mix.read, summary, o) +
                output(layer.master_mix.own, own, o);
   }
 }
 
-// A layer of clips [begin, end).
+// A layer of clips [begin, end), at most s.clips.
 template <class T>
 void run_layer(const StackLayer& layer,
-               const StackTemporaries& temporaries,
                int64_t begin,
                int64_t end,
                const StackScratch<T>& s) {
   GraphAttentionParams attention = layer.attention;
-  const int64_t pairs = pair_count(attention.nodes), nodes = attention.nodes;
-  const int64_t dim = attention.dim, most_nodes = temporaries.nodes;
-  // The clips lie close together from where there is room for the first.
-  const auto place = [&](void* array, int64_t room, int64_t size) {
-    return static_cast<void*>(at<T>(array, begin * (room - size)));
-  };
-  attention.attention =
-      place(temporaries.attention, most_nodes * most_nodes, nodes * nodes);
-  attention.master_attention =
-      place(temporaries.master_attention, most_nodes, nodes);
-  attention.out =
-      place(temporaries.read, most_nodes * temporaries.dim, nodes * dim);
-  attention.summary = place(temporaries.summary, temporaries.dim, dim);
-  graph_attention_scores_cpu(attention, begin * pairs, end * pairs,
-                             s.attention);
-  graph_attention_rows_cpu(attention, begin * nodes, end * nodes, s.attention);
-  mix_rows<T>(layer, static_cast<const T*>(attention.out), begin * nodes,
-              end * nodes, s);
+  const int64_t nodes = attention.nodes, clips = end - begin;
+  attention.batch = clips;
+  attention.x = at<T>(attention.x, begin * nodes * attention.dim);
+  attention.master = at<T>(attention.master, begin * attention.master_stride);
+  attention.attention = s.attention;
+  attention.master_attention = s.master_attention;
+  attention.out = s.read;
+  attention.summary = s.summary;
+  graph_attention_scores_cpu(attention, 0, clips * pair_count(attention.nodes),
+                             s.of_attention);
+  graph_attention_rows_cpu(attention, 0, clips * nodes, s.of_attention);
+  mix_rows<T>(layer, begin * nodes, clips * nodes, s);
   if (!has_master(attention))
     return;
-  graph_attention_master_cpu(attention, begin, end, s.attention);
-  mix_master<T>(layer, static_cast<const T*>(attention.summary), begin, end);
+  graph_attention_master_cpu(attention, 0, clips, s.of_attention);
+  mix_master<T>(layer, begin, end, s);
 }
 
 // Pools the nodes of a layer's output from `first` on, of clips [begin, end).
@@ -357,14 +370,15 @@ void with_real(FloatFormat format, const Run& run) {
     run(Float32{});
 }
 
-// Calls run(half, first clip, end of clips) for halves of items [begin, end).
+// Calls run(half, first clip, end of clips) for halves of items [begin, end),
+// `most` clips at a time.
 template <class Run>
-void for_each_half(int64_t begin, int64_t end, const Run& run) {
+void for_each_half(int64_t begin, int64_t end, int64_t most, const Run& run) {
   for (int32_t half = 0; half < kHalves; ++half) {
-    const int64_t first = (begin + kHalves - 1 - half) / kHalves;
     const int64_t last = (end + kHalves - 1 - half) / kHalves;
-    if (first < last)
-      run(half, first, last);
+    for (int64_t first = (begin + kHalves - 1 - half) / kHalves; first < last;
+         first += most)
+      run(half, first, first + most < last ? first + most : last);
   }
 }
 
@@ -383,12 +397,13 @@ void graph_stack_first_cpu(const GraphStackParams& params,
     using Format = decltype(format);
     using T = Real<Format>;
     const StackScratch<T> s = stack_scratch<T>(params, scratch);
-    for_each_half(begin, end, [&](int32_t type, int64_t first, int64_t last) {
-      const StackLayer& layer = params.first[type];
-      take_maxima<Format>(params, type == 0, first, last, layer.x);
-      run_layer<T>(layer, params.temporaries[type], first, last, s);
-      run_pool<T>(params.first_pools[type], layer, 0, first, last, s.pool);
-    });
+    for_each_half(
+        begin, end, s.clips, [&](int32_t type, int64_t first, int64_t last) {
+          const StackLayer& layer = params.first[type];
+          take_maxima<Format>(params, type == 0, first, last, layer.x);
+          run_layer<T>(layer, first, last, s);
+          run_pool<T>(params.first_pools[type], layer, 0, first, last, s.pool);
+        });
   });
 }
 
@@ -399,16 +414,17 @@ void graph_stack_branch_cpu(const GraphStackParams& params,
   with_real(params.format, [&](auto format) {
     using T = Real<decltype(format)>;
     const StackScratch<T> s = stack_scratch<T>(params, scratch);
-    for_each_half(begin, end, [&](int32_t branch, int64_t first, int64_t last) {
-      const StackLayer(&joint)[kDepths] = params.joint[branch];
-      const StackPool(&pools)[kHalves] = params.pools[branch];
-      join<T>(joint[0], params.first_pools, first, last, s);
-      run_layer<T>(joint[0], params.temporaries[branch], first, last, s);
-      run_pool<T>(pools[0], joint[0], 0, first, last, s.pool);
-      run_pool<T>(pools[1], joint[0], pools[0].nodes, first, last, s.pool);
-      join<T>(joint[1], pools, first, last, s);
-      run_layer<T>(joint[1], params.temporaries[branch], first, last, s);
-    });
+    for_each_half(
+        begin, end, s.clips, [&](int32_t branch, int64_t first, int64_t last) {
+          const StackLayer(&joint)[kDepths] = params.joint[branch];
+          const StackPool(&pools)[kHalves] = params.pools[branch];
+          join<T>(joint[0], params.first_pools, first, last, s);
+          run_layer<T>(joint[0], first, last, s);
+          run_pool<T>(pools[0], joint[0], 0, first, last, s.pool);
+          run_pool<T>(pools[1], joint[0], pools[0].nodes, first, last, s.pool);
+          join<T>(joint[1], pools, first, last, s);
+          run_layer<T>(joint[1], first, last, s);
+        });
   });
 }
 

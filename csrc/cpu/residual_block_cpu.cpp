@@ -12,25 +12,9 @@ namespace {
 // middle half as many.
 constexpr int64_t kHalo = 2;
 
-struct Plan {
-  bool winograd1;
-  bool has_shortcut;
-  PackedConvolution conv1, conv2, shortcut;
-  int64_t size;
-};
-
-Plan plan_of(const ResidualBlockParams& params) {
-  const Widths widths = widths_of(params.inputs, params.outputs);
-  Shelf shelf(params.packed);
-  Plan plan;
-  plan.winograd1 = widths.winograd;
-  plan.has_shortcut = params.shortcut.weight != nullptr;
-  plan.conv1 =
-      take_packed(shelf, 2, widths.inputs, widths.outputs, widths.winograd);
-  plan.conv2 = take_packed(shelf, 2, widths.outputs, widths.outputs, true);
-  plan.shortcut = take_packed(shelf, 1, widths.inputs, widths.outputs, false);
-  plan.size = shelf.size();
-  return plan;
+ForwardPlan plan_of(const ResidualBlockParams& params) {
+  return forward_plan(params.inputs, params.outputs,
+                      params.shortcut.weight != nullptr, params.packed);
 }
 
 struct Scratch {
@@ -44,7 +28,7 @@ struct Scratch {
   int64_t size;
 };
 
-Scratch scratch_of(const Plan& plan, float* base) {
+Scratch scratch_of(const ForwardPlan& plan, float* base) {
   const int64_t inputs = plan.conv1.inputs, outputs = plan.conv1.outputs;
   Shelf shelf(base);
   Scratch s;
@@ -52,8 +36,8 @@ Scratch scratch_of(const Plan& plan, float* base) {
     // A whole vector may be read from the last entry on.
     s.input[i] =
         shelf.take((kMostSteps + kHalo + kTapHalo) * inputs + kLanes<float>);
-    s.taps1[i] =
-        shelf.take(plan.winograd1 ? kTilePoints * kMostTiles * inputs : 0);
+    s.taps1[i] = shelf.take(
+        plan.widths.winograd ? kTilePoints * kMostTiles * inputs : 0);
     s.taps2[i] = shelf.take(kTilePoints * kMostTiles * outputs);
   }
   s.middle = shelf.take((kMostSteps + kTapHalo) * outputs);
@@ -118,11 +102,11 @@ void finish_row(const ResidualBlockParams& params,
 }
 
 void run_strip(const ResidualBlockParams& params,
-               const Plan& plan,
+               const ForwardPlan& plan,
                const Strip& strip,
                const Scratch& s) {
   const int64_t inputs = plan.conv1.inputs, outputs = plan.conv1.outputs;
-  float* const* const rows = plan.winograd1 ? s.taps1 : s.input;
+  float* const* const rows = plan.widths.winograd ? s.taps1 : s.input;
   for (int32_t h = 0; h <= params.height; ++h) {
     const int now = h % 2, before = 1 - now;
     const bool has_row = h < params.height;
@@ -130,12 +114,12 @@ void run_strip(const ResidualBlockParams& params,
       load_steps(strip.x + h * params.steps * params.inputs, params.steps,
                  params.inputs, strip.begin - kHalo,
                  strip.covered() + kHalo + kTapHalo, inputs, s.input[now]);
-      if (plan.winograd1)
+      if (plan.widths.winograd)
         transform_row(s.input[now], strip.tiles, inputs, s.taps1[now]);
     }
     const TapRows rows1 = {
         {h > 0 ? rows[before] : nullptr, has_row ? rows[now] : nullptr}};
-    if (plan.winograd1)
+    if (plan.widths.winograd)
       convolve_winograd(plan.conv1, rows1, strip.tiles, s.room, s.middle);
     else
       convolve_directly(plan.conv1, rows1, strip.covered(), s.middle);
@@ -168,34 +152,24 @@ int64_t residual_block_scratch_cpu(const ResidualBlockParams& params) {
 }
 
 void residual_block_pack_cpu(const ResidualBlockParams& params) {
-  const Plan plan = plan_of(params);
+  const ForwardPlan plan = plan_of(params);
   const Normalisation& norm = params.norm;
-  const int32_t inputs = params.inputs, outputs = params.outputs;
   double scale[kMaxChannels];
-  pack_start(params.conv1.bias, outputs, plan.conv1);
-  for (int32_t o = 0; o < outputs; ++o) {
+  for (int32_t o = 0; o < params.outputs; ++o)
     scale[o] = norm.weight[o] / __builtin_sqrt(norm.variance[o] + norm.eps);
+  pack_forward(plan, params.inputs, params.outputs, params.conv1, scale,
+               params.conv2, params.shortcut);
+  for (int32_t o = 0; o < params.outputs; ++o)
     plan.conv1.start[o] = static_cast<float>(
         norm.bias[o] +
         (params.conv1.bias[o] - double{norm.mean[o]}) * scale[o]);
-  }
-  pack(forward_view(params.conv1, inputs, outputs, 2), scale, plan.winograd1,
-       plan.conv1);
-  pack_start(params.conv2.bias, outputs, plan.conv2);
-  pack(forward_view(params.conv2, outputs, outputs, 2), nullptr, true,
-       plan.conv2);
-  if (!plan.has_shortcut)
-    return;
-  pack_start(params.shortcut.bias, outputs, plan.shortcut);
-  pack(forward_view(params.shortcut, inputs, outputs, 1), nullptr, false,
-       plan.shortcut);
 }
 
 void residual_block_cpu(const ResidualBlockParams& params,
                         int64_t begin,
                         int64_t end,
                         float* scratch) {
-  const Plan plan = plan_of(params);
+  const ForwardPlan plan = plan_of(params);
   const Scratch s = scratch_of(plan, scratch);
   const ResidualTasks tasks = residual_tasks(params.steps);
   const int64_t pooled = params.steps / kPoolSteps;

@@ -5,43 +5,45 @@ namespace sparse_aasist::SPARSE_AASIST_SIMD {
 namespace {
 
 // Sums of a group over all steps: of the middle and its squares, and of the
-// input.
+// input, each less a value per channel that is near its mean: squares of large
+// means would leave no digits to the variance.
 enum Sum { kSumMiddle, kSquaresMiddle, kSumInput, kSquaresInput };
 static_assert(kSquaresInput + 1 == kResidualSums);
+
+// conv1's bias for the middle, the first step for the input.
+struct Shifts {
+  float middle[kMaxChannels];
+  float input[kMaxChannels];
+};
+
+Shifts shifts_of(const ResidualTrainingParams& params) {
+  Shifts shifts{};
+  for (int32_t o = 0; o < params.outputs; ++o)
+    shifts.middle[o] = params.conv1.bias[o];
+  for (int32_t i = 0; i < params.inputs; ++i)
+    shifts.input[i] = params.x[i];
+  return shifts;
+}
 
 // Adds the sums over rows of channels, and of their squares, behind each other.
 void add_moments(const float* rows,
                  int64_t width,
                  int64_t count,
                  int64_t channels,
+                 const float* shift,
                  double* sums,
                  double* squares) {
   const auto value = [&](int64_t t, int64_t c) {
-    return load(rows + t * width + c);
+    return load(rows + t * width + c) - load(shift + c);
   };
   add_row_sums(width, count, channels, sums, value);
   add_row_sums(width, count, channels, squares,
                [&](int64_t t, int64_t c) { return value(t, c) * value(t, c); });
 }
 
-struct Plan {
-  Widths widths;
-  bool has_shortcut;
-  PackedConvolution conv1, conv2, shortcut;
-  int64_t size;
-};
-
-Plan plan_of(const ResidualTrainingParams& params) {
-  Plan plan;
-  plan.widths = widths_of(params.inputs, params.outputs);
-  plan.has_shortcut = params.shortcut.weight != nullptr;
-  const auto [winograd, inputs, outputs] = plan.widths;
-  Shelf shelf(params.packed);
-  plan.conv1 = take_packed(shelf, 2, inputs, outputs, winograd);
-  plan.conv2 = take_packed(shelf, 2, outputs, outputs, true);
-  plan.shortcut = take_packed(shelf, 1, inputs, outputs, false);
-  plan.size = shelf.size();
-  return plan;
+ForwardPlan plan_of(const ResidualTrainingParams& params) {
+  return forward_plan(params.inputs, params.outputs,
+                      params.shortcut.weight != nullptr, params.packed);
 }
 
 struct Scratch {
@@ -54,7 +56,7 @@ struct Scratch {
   int64_t size;
 };
 
-Scratch scratch_of(const Plan& plan, float* base) {
+Scratch scratch_of(const ForwardPlan& plan, float* base) {
   const int64_t inputs = plan.widths.inputs, outputs = plan.widths.outputs;
   const int64_t widest = inputs > outputs ? inputs : outputs;
   Shelf shelf(base);
@@ -84,7 +86,8 @@ void load_input(const ResidualTrainingParams& params,
 }
 
 void run_middle(const ResidualTrainingParams& params,
-                const Plan& plan,
+                const ForwardPlan& plan,
+                const Shifts& shifts,
                 const TaskSteps& task,
                 const Scratch& s,
                 double* sums) {
@@ -105,11 +108,12 @@ void run_middle(const ResidualTrainingParams& params,
     else
       convolve_directly(plan.conv1, taps, task.covered(), s.row);
     const int64_t width = sum_width(params);
-    add_moments(s.row, outputs, task.count, params.outputs,
+    add_moments(s.row, outputs, task.count, params.outputs, shifts.middle,
                 sums + kSumMiddle * width, sums + kSquaresMiddle * width);
     if (has_row)
       add_moments(s.input[now] + inputs, inputs, task.count, params.inputs,
-                  sums + kSumInput * width, sums + kSquaresInput * width);
+                  shifts.input, sums + kSumInput * width,
+                  sums + kSquaresInput * width);
     store_steps(s.row, outputs, task.count, params.outputs,
                 params.middle +
                     row_offset(params, task.clip, params.height + 1, h,
@@ -135,13 +139,13 @@ void pool_row(const ResidualTrainingParams& params,
         const int64_t t = p * kPoolSteps + step;
         return load(row + t * width + c) + load(own + t * own_width + c);
       };
-      // The first of equals, and of NaN, as torch chooses.
+      // The first of equals, and the last NaN, as torch chooses.
       Vector<float> most = value(0);
       Vector<int32_t> chosen{};
       for (int32_t step = 1; step < kPoolSteps; ++step) {
         const Vector<float> other = value(step);
         const Vector<int32_t> better =
-            (other > most) | ((other != other) & (most == most));
+            ((other > most) & (most == most)) | (other != other);
         most = better ? other : most;
         chosen = better ? Vector<int32_t>{} + step : chosen;
       }
@@ -156,7 +160,7 @@ void pool_row(const ResidualTrainingParams& params,
 }
 
 void run_out(const ResidualTrainingParams& params,
-             const Plan& plan,
+             const ForwardPlan& plan,
              const MiddleAffine& affine,
              const TaskSteps& task,
              const Scratch& s) {
@@ -197,43 +201,35 @@ int64_t residual_training_scratch_cpu(const ResidualTrainingParams& params) {
 }
 
 void residual_training_pack_cpu(const ResidualTrainingParams& params) {
-  const Plan plan = plan_of(params);
-  const int32_t inputs = params.inputs, outputs = params.outputs;
-  pack_start(params.conv1.bias, outputs, plan.conv1);
-  pack(forward_view(params.conv1, inputs, outputs, 2), nullptr,
-       plan.widths.winograd, plan.conv1);
-  pack_start(params.conv2.bias, outputs, plan.conv2);
-  pack(forward_view(params.conv2, outputs, outputs, 2), nullptr, true,
-       plan.conv2);
-  if (!plan.has_shortcut)
-    return;
-  pack_start(params.shortcut.bias, outputs, plan.shortcut);
-  pack(forward_view(params.shortcut, inputs, outputs, 1), nullptr, false,
-       plan.shortcut);
+  pack_forward(plan_of(params), params.inputs, params.outputs, params.conv1,
+               nullptr, params.conv2, params.shortcut);
 }
 
 void residual_training_middle_cpu(const ResidualTrainingParams& params,
                                   int64_t begin,
                                   int64_t end,
                                   float* scratch) {
-  const Plan plan = plan_of(params);
+  const ForwardPlan plan = plan_of(params);
   const Scratch s = scratch_of(plan, scratch);
   const ResidualGroups groups = residual_groups(params.batch, params.steps);
+  const Shifts shifts = shifts_of(params);
   for (int64_t group = begin; group < end; ++group) {
     const int64_t size = kResidualSums * sum_width(params);
     double* const sums = params.sums + group * size;
     for (int64_t i = 0; i < size; ++i)
       sums[i] = 0;
     for (int64_t t = groups.begin(group); t < groups.begin(group + 1); ++t)
-      run_middle(params, plan, task_steps(params, t), s, sums);
+      run_middle(params, plan, shifts, task_steps(params, t), s, sums);
   }
 }
 
 void residual_training_statistics_cpu(const ResidualTrainingParams& params) {
   const int64_t groups = residual_groups(params.batch, params.steps).count;
   const int64_t width = sum_width(params);
+  const Shifts shifts = shifts_of(params);
   const auto statistics = [&](Sum which, int64_t channels, int64_t height,
-                              float* means, float* variances) {
+                              const float* shift, float* means,
+                              float* variances) {
     const double count = static_cast<double>(params.batch * params.steps) *
                          static_cast<double>(height);
     for (int64_t c = 0; c < channels; ++c) {
@@ -245,22 +241,22 @@ void residual_training_statistics_cpu(const ResidualTrainingParams& params) {
         squares += sums[width];
       }
       const double mean = sum / count, variance = squares / count - mean * mean;
-      means[c] = static_cast<float>(mean);
+      means[c] = static_cast<float>(mean + shift[c]);
       // Rounding may bring that of a constant below zero; NaN stays.
       variances[c] = static_cast<float>(variance < 0 ? 0 : variance);
     }
   };
-  statistics(kSumMiddle, params.outputs, params.height + 1, params.mean,
-             params.variance);
-  statistics(kSumInput, params.inputs, params.height, params.input_mean,
-             params.input_variance);
+  statistics(kSumMiddle, params.outputs, params.height + 1, shifts.middle,
+             params.mean, params.variance);
+  statistics(kSumInput, params.inputs, params.height, shifts.input,
+             params.input_mean, params.input_variance);
 }
 
 void residual_training_out_cpu(const ResidualTrainingParams& params,
                                int64_t begin,
                                int64_t end,
                                float* scratch) {
-  const Plan plan = plan_of(params);
+  const ForwardPlan plan = plan_of(params);
   const Scratch s = scratch_of(plan, scratch);
   const ResidualGroups groups = residual_groups(params.batch, params.steps);
   const MiddleAffine affine = middle_affine(params);

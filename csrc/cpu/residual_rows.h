@@ -110,6 +110,52 @@ inline void pack_start(const float* bias,
     to.start[o] = bias != nullptr && o < outputs ? bias[o] : 0;
 }
 
+// The convolutions of a block as forward kernels read them.
+struct ForwardPlan {
+  Widths widths;
+  bool has_shortcut;
+  PackedConvolution conv1, conv2, shortcut;
+  int64_t size;
+};
+
+inline ForwardPlan forward_plan(int32_t inputs,
+                                int32_t outputs,
+                                bool has_shortcut,
+                                float* packed) {
+  ForwardPlan plan;
+  plan.widths = widths_of(inputs, outputs);
+  plan.has_shortcut = has_shortcut;
+  const Widths& widths = plan.widths;
+  Shelf shelf(packed);
+  plan.conv1 =
+      take_packed(shelf, 2, widths.inputs, widths.outputs, widths.winograd);
+  plan.conv2 = take_packed(shelf, 2, widths.outputs, widths.outputs, true);
+  plan.shortcut = take_packed(shelf, 1, widths.inputs, widths.outputs, false);
+  plan.size = shelf.size();
+  return plan;
+}
+
+// Packs all of a block, conv1 with its outputs times `scale` unless that is
+// null, which leaves its bias alone.
+inline void pack_forward(const ForwardPlan& plan,
+                         int32_t inputs,
+                         int32_t outputs,
+                         const Convolution& conv1,
+                         const double* scale,
+                         const Convolution& conv2,
+                         const Convolution& shortcut) {
+  pack_start(conv1.bias, outputs, plan.conv1);
+  pack(forward_view(conv1, inputs, outputs, 2), scale, plan.widths.winograd,
+       plan.conv1);
+  pack_start(conv2.bias, outputs, plan.conv2);
+  pack(forward_view(conv2, outputs, outputs, 2), nullptr, true, plan.conv2);
+  if (!plan.has_shortcut)
+    return;
+  pack_start(shortcut.bias, outputs, plan.shortcut);
+  pack(forward_view(shortcut, inputs, outputs, 1), nullptr, false,
+       plan.shortcut);
+}
+
 inline void clear(float* from, int64_t count) {
   __builtin_memset(from, 0, static_cast<size_t>(count) * sizeof(float));
 }

@@ -55,6 +55,8 @@ inline int64_t row_offset(const ResidualTrainingParams& params,
 struct MiddleAffine {
   float scale[kMaxChannels];
   float shift[kMaxChannels];
+  float mean[kMaxChannels];
+  float inverse[kMaxChannels];  // of the deviation
 };
 
 inline float inverse_deviation(const ResidualTrainingParams& params,
@@ -66,7 +68,9 @@ inline float inverse_deviation(const ResidualTrainingParams& params,
 inline MiddleAffine middle_affine(const ResidualTrainingParams& params) {
   MiddleAffine affine{};
   for (int32_t o = 0; o < params.outputs; ++o) {
-    affine.scale[o] = params.norm_weight[o] * inverse_deviation(params, o);
+    affine.mean[o] = params.mean[o];
+    affine.inverse[o] = inverse_deviation(params, o);
+    affine.scale[o] = params.norm_weight[o] * affine.inverse[o];
     affine.shift[o] = params.norm_bias[o] - params.mean[o] * affine.scale[o];
   }
   return affine;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "selu.h"
 #include "simd.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
@@ -102,14 +103,13 @@ inline Vector<double> tanh_of(Vector<double> x) {
   return x;
 }
 
-// arXiv 1706.02515, eq. 2.
 template <class T>
 inline Vector<T> selu_of(Vector<T> x) {
-  constexpr T kScale = static_cast<T>(1.0507009873554804934193349852946);
-  constexpr T kAlpha = static_cast<T>(1.6732632423543772848170429916717);
+  constexpr T kScale = static_cast<T>(kSeluScale);
+  constexpr T kSlope = static_cast<T>(kSeluScale * kSeluAlpha);
   // A comparison in this order keeps NaN.
-  const Vector<T> below = kAlpha * expm1_of_negative(x > 0 ? splat<T>(0) : x);
-  return kScale * (x > 0 ? x : below);
+  const Vector<T> below = kSlope * expm1_of_negative(x > 0 ? splat<T>(0) : x);
+  return x > 0 ? kScale * x : below;
 }
 
 }  // namespace sparse_aasist::SPARSE_AASIST_SIMD

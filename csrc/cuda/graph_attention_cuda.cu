@@ -14,10 +14,6 @@ __global__ void __launch_bounds__(kAttentionThreads, 4)
   SPARSE_AASIST_SHARED(Pack<T>, products, Tile::kPairs * kRowPacks);
   SPARSE_AASIST_SHARED(Pack<T>, weight, Tile::kOutputs * kRowPacks);
   SPARSE_AASIST_SHARED(T, layer, 4 * Tile::kOutputs);
-  static_assert(sizeof(products) + sizeof(weight) + sizeof(layer) +
-                        kMostScores * sizeof(T) <=
-                    (48 << 10),
-                "shared memory");
   const GroupRoom<Tile> room = {reinterpret_cast<T*>(products),
                                 reinterpret_cast<T*>(weight), layer};
   for (int64_t item = blockIdx.x; item < groups.count; item += gridDim.x) {

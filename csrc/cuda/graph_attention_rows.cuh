@@ -183,6 +183,11 @@ __device__ __forceinline__ void attend_group(const GraphAttentionParams& params,
                                              T* scores,
                                              const Emit& emit) {
   static_assert(Tile::kPairs * kRow<T> >= kWeightedSumRoom, "room");
+  static_assert((kRow<T> * (Tile::kPairs + Tile::kOutputs) +
+                 4 * Tile::kOutputs + kMostScores) *
+                        sizeof(T) <=
+                    (48 << 10),
+                "shared memory");
   const int32_t nodes = params.nodes;
   score_rows<Tile>(params, readers_of<T>(params, group), shift, room.products,
                    room.weight, room.layer, scores);

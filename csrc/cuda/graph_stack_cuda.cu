@@ -6,6 +6,7 @@
 #include "graph_pool_clip.cuh"
 #include "graph_stack.h"
 #include "projection.cuh"
+#include "selu.h"
 
 namespace sparse_aasist {
 namespace {
@@ -21,11 +22,10 @@ __device__ __forceinline__ float higher_or_nan(float a, float b) {
   return a > b || a != a ? a : b;
 }
 
-// arXiv 1706.02515, eq. 2.
 __device__ __forceinline__ float selu(float x) {
-  constexpr float kScale = 1.0507009873554804934193349852946f;
-  constexpr float kAlpha = 1.6732632423543772848170429916717f;
-  return x > 0 ? kScale * x : kScale * kAlpha * std::expm1(x);
+  constexpr float kScale = static_cast<float>(kSeluScale);
+  constexpr float kSlope = static_cast<float>(kSeluScale * kSeluAlpha);
+  return x > 0 ? kScale * x : kSlope * std::expm1(x);
 }
 
 // A warp per channel of a clip. As integers, magnitudes are in the order of
@@ -150,8 +150,6 @@ __global__ void __launch_bounds__(kAttentionThreads, 4)
                          read[r * kMaxWidth + d] = value;
                        });
     mix_rows(layer, group, read, room.weight);
-    // The next group writes products and scores.
-    __syncthreads();
   }
 }
 
@@ -257,10 +255,6 @@ __global__ void __launch_bounds__(kMaxWidth) graph_stack_readout_kernel(
   }
 }
 
-unsigned grid_of(int64_t items) {
-  return static_cast<unsigned>(items < kMaxBlocks ? items : kMaxBlocks);
-}
-
 const char* run_layers(const StackLayer& first,
                        const StackLayer& second,
                        void* stream) {
@@ -273,7 +267,8 @@ const char* run_layers(const StackLayer& first,
                            << pair.groups[half].shift;
     most = scores > most ? scores : most;
   }
-  const unsigned grid = grid_of(pair.groups[0].count + pair.groups[1].count);
+  const unsigned grid =
+      attention_blocks(pair.groups[0].count + pair.groups[1].count);
   if (tile_outputs(first.attention) == 32)
     return SPARSE_AASIST_LAUNCH((graph_stack_layers_kernel<Tile<float, 32, 4>>),
                                 grid, kAttentionThreads, most * sizeof(float),
@@ -314,7 +309,7 @@ void add_pool(const StackPool& pool,
 
 const char* run_pools(const PoolTasks& tasks, int32_t nodes, void* stream) {
   return SPARSE_AASIST_LAUNCH(
-      graph_stack_pools_kernel, grid_of(tasks.batch * tasks.count),
+      graph_stack_pools_kernel, attention_blocks(tasks.batch * tasks.count),
       kPoolThreads, static_cast<size_t>(nodes) * sizeof(double), stream, tasks);
 }
 
@@ -357,9 +352,10 @@ const char* run_branch_pools(const GraphStackParams& params, void* stream) {
 
 const char* graph_stack_cuda(const GraphStackParams& params, void* stream) {
   const int64_t channels = params.batch * params.channels;
-  const char* error = SPARSE_AASIST_LAUNCH(
-      graph_stack_nodes_kernel, grid_of((channels - 1) / kPoolWarps + 1),
-      kPoolThreads, 0, stream, params);
+  const char* error =
+      SPARSE_AASIST_LAUNCH(graph_stack_nodes_kernel,
+                           attention_blocks((channels - 1) / kPoolWarps + 1),
+                           kPoolThreads, 0, stream, params);
   if (error == nullptr)
     error = run_layers(params.first[0], params.first[1], stream);
   if (error == nullptr)
@@ -372,8 +368,9 @@ const char* graph_stack_cuda(const GraphStackParams& params, void* stream) {
     error = run_layers(params.joint[0][1], params.joint[1][1], stream);
   if (error != nullptr)
     return error;
-  return SPARSE_AASIST_LAUNCH(graph_stack_readout_kernel, grid_of(params.batch),
-                              kMaxWidth, 0, stream, params);
+  return SPARSE_AASIST_LAUNCH(graph_stack_readout_kernel,
+                              attention_blocks(params.batch), kMaxWidth, 0,
+                              stream, params);
 }
 
 }  // namespace sparse_aasist

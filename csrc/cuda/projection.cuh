@@ -13,7 +13,8 @@ constexpr int32_t kProjectionOutputs = 32;  // at a time
 // sums[i] += weight of output `output` + lane, times row
 // first + warp + i * warps, of `count` rows and of `outputs`; what is summed
 // for absent ones is of no use. `room` is for kProjectionOutputs rows of the
-// weight; it is free at first, and again when the block has met.
+// weight. It may be in use, and the rows be written, until this is called,
+// which begins with a barrier; afterwards it is until the block has met.
 template <int32_t kThreads, int32_t kRows>
 __device__ __forceinline__ void add_projection(const RowReader<float>& rows,
                                                int64_t first,

@@ -136,15 +136,17 @@ class AASIST(nn.Module):
         """
         self._check(waveform)
         features = self.encoder(self._filter(waveform))
-        # Under autocast only the encoder, 97 % of the work, runs in low precision: bf16 logits
-        # would tie, and the two attention layers of low temperature are sensitive to it.
+        # Under autocast only the encoder, nearly all of the work, runs in low precision: bf16
+        # logits would tie, and the two attention layers of low temperature are sensitive to it.
         with torch.autocast(waveform.device.type, enabled=False):
             return self._classify(features.to(self.pos_S.dtype))
 
     def _filter(self, waveform: Tensor) -> Tensor:
         """Map waveforms (B, T) to the encoder's input (B, 1, F, T')."""
-        if only_computes(self.conv_time) and only_computes(self.first_bn):
-            return front_end(waveform, self.conv_time.filters, normalisation(self.first_bn))
+        bn, dtype = self._modules["first_bn"], waveform.dtype
+        is_ordinary = type(self.conv_time) is SincFrontEnd and type(bn) is nn.BatchNorm2d
+        if is_ordinary and only_computes(self.conv_time, dtype) and only_computes(bn, dtype):
+            return front_end(waveform, self.conv_time.filters, normalisation(bn))
         return F.selu(self.first_bn(self.conv_time(waveform)))
 
     def _classify(self, features: Tensor) -> Output:

@@ -1,33 +1,67 @@
-"""When modules may be replaced by an op that reads their weights, and what such an op reads."""
+"""When an op may read the weights of modules instead of their being called, and what it reads."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from sparse_aasist.ops import Convolution, Normalisation
 
+_ORDINARY = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-def only_computes(module: nn.Module, training: bool = False) -> bool:
-    """Tell whether calling `module` does no more than its arithmetic.
 
-    With `training` that of batch statistics, without it that of fixed ones and without dropout. A
-    hook on it or on a module in it does more.
+def only_computes(module: nn.Module, dtype: torch.dtype, *, training: bool = False) -> bool:
+    """Tell whether calling `module` is no more than the arithmetic that an op does for it.
+
+    It is more, or something else, with a hook on it or on a module in it; where one was replaced,
+    parametrized or patched; with dropout on, and with statistics that are not fixed (with
+    `training`: not of the batch); and in several dtypes.
     """
-    for part in (module, *module._modules.values()):
-        if part is None:
-            continue
-        if part.training != training or part._forward_hooks or part._forward_pre_hooks:
+    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
+        return False
+    children = [child for child in module._modules.values() if child is not None]
+    if not all(_is_ordinary(child, dtype) for child in children):
+        return False
+    for part in (module, *children):
+        if part.training != training or "forward" in part.__dict__:
+            return False
+        if any(part.__dict__[name] for name in _HOOKS):
             return False
     return True
 
 
+def _is_ordinary(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Tell whether `module` is one of PyTorch's, as our models make them."""
+    kind = type(module)
+    if kind not in _ORDINARY:
+        return False
+    if kind is nn.Dropout:
+        return True
+    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
+    if weight is None or bias is None or weight.dtype is not dtype or bias.dtype is not dtype:
+        return False
+    if kind is nn.Conv2d:
+        ordinary = (module.stride, module.dilation, module.groups, module.padding_mode)
+        return ordinary == ((1, 1), (1, 1), 1, "zeros")
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        mean = module.running_mean
+        return mean is not None and mean.dtype is dtype and module.momentum is not None
+    return True
+
+
+def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return what an op reads of a module, past `nn.Module`'s look-up, which takes longer."""
+    return module._parameters["weight"], module._parameters["bias"]
+
+
 def convolution(module: nn.Conv2d) -> Convolution:
     """Return what an op reads of a convolution."""
-    return Convolution(module.weight, module.bias)
+    return Convolution(*weight_and_bias(module))
 
 
 def normalisation(module: nn.BatchNorm2d) -> Normalisation:
-    """Return what an op reads of a batch normalisation."""
-    return Normalisation(
-        module.weight, module.bias, module.running_mean, module.running_var, module.eps
-    )
+    """Return what an op reads of a batch normalisation with fixed statistics."""
+    weight, bias = weight_and_bias(module)
+    return Normalisation(weight, bias, module.running_mean, module.running_var, module.eps)

@@ -6,13 +6,13 @@ training, on other devices and dtypes, and under `ops.backend("reference")`.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sparse_aasist.models.fusion import only_computes
+from sparse_aasist.models.fusion import only_computes, weight_and_bias
+from sparse_aasist.models.graph import GraphAttention, GraphPool, HeteroGraphAttention
 from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
 from sparse_aasist.ops.graph_attention import MAX_NODES, MAX_WIDTH
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NAME = "graph_stack"
 _DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32,)}
 
-# Children of a layer with their parameters, in the order in which csrc/graph_stack.h reads them.
+# Children and parameters of a layer, in the order in which csrc/graph_stack.h reads them.
 _MIX = ("proj_with_att", "proj_without_att", "bn")
 _PLAIN = ("att_proj", "att_weight", *_MIX)
 _HETERO = (
@@ -36,6 +36,14 @@ _LAYERS = {
     **{f"HtrgGAT_layer_ST{number}": _HETERO for number in (11, 12, 21, 22)},
 }
 _POOLS = ("pool_T", "pool_S", "pool_hT1", "pool_hS1", "pool_hT2", "pool_hS2")
+_TYPES = {
+    **{
+        name: GraphAttention if parts is _PLAIN else HeteroGraphAttention
+        for name, parts in _LAYERS.items()
+    },
+    **dict.fromkeys(_POOLS, GraphPool),
+    "drop_way": nn.Dropout,
+}
 
 
 class StackArguments(NamedTuple):
@@ -61,15 +69,17 @@ def graph_stack(model: AASIST, features: Tensor) -> Tensor | None:
         features: (B, C, F, T), the encoder's output, in the dtype of the parameters.
 
     Returns:
-        The readout (B, D), or None where the modules must run one by one: in training or with
-        dropout on, for a gradient, with hooks on a module, on other devices or dtypes, and for
-        sizes beyond those of `ops.graph_attention`.
+        The readout (B, D), or None where the modules must run one by one: in training, for a
+        gradient, where they do more than their arithmetic (`models.fusion`), on other devices or
+        dtypes, and for sizes beyond those of `ops.graph_attention`.
     """
     kind = device_type(features)
     if features.dtype not in _DTYPES.get(kind, ()) or not use_kernel(_NAME, kind):
         return None
-    modules = [model._modules[name] for name in (*_LAYERS, *_POOLS, "drop_way")]
-    if needs_reference() or not all(map(only_computes, modules)):
+    modules = [model._modules[name] for name in _TYPES]
+    if needs_reference() or list(map(type, modules)) != list(_TYPES.values()):
+        return None
+    if not all(only_computes(module, features.dtype) for module in modules):
         return None
     arguments = stack_arguments(model, features)
     weights, kept = arguments.weights, arguments.kept
@@ -89,7 +99,8 @@ def stack_arguments(model: AASIST, features: Tensor) -> StackArguments:
     weights = [model.pos_S, model.master1, model.master2]
     for layer, names in zip(layers, _LAYERS.values(), strict=True):
         weights += _tensors(layer, names)
-    weights += chain.from_iterable(pool.proj._parameters.values() for pool in pools)
+    for pool in pools:
+        weights += weight_and_bias(pool._modules["proj"])
     kept = [features.shape[3], features.shape[2]]
     for pool in pools[:4]:
         kept.append(max(int(kept[-2] * pool.ratio), 1))
@@ -108,7 +119,7 @@ def _tensors(layer: nn.Module, names: tuple[str, ...]) -> list[Tensor]:
         if module is None:
             tensors.append(layer._parameters[name])
             continue
-        tensors += module._parameters.values()
+        tensors += weight_and_bias(module)
         if name == "bn":
             tensors += (module.running_mean, module.running_var)
     return tensors

@@ -57,7 +57,7 @@ def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation | None = No
 def front_end_reference(
     waveform: Tensor, filters: Tensor, norm: Normalisation | None = None
 ) -> Tensor:
-    """Compute `front_end` with PyTorch's own ops, on any device, with gradients.
+    """Compute `front_end` with PyTorch's own ops, on any device, with gradients, for any filters.
 
     Args, Returns, Raises: as `front_end`.
     """
@@ -79,15 +79,8 @@ def _check(waveform: Tensor, filters: Tensor, norm: Normalisation | None) -> lis
     of_norm = {} if norm is None else {f"norm.{n}": getattr(norm, n) for n in norm._fields[:4]}
     named |= of_norm
     matched(named)
-    if (
-        filters.dim() != 3
-        or filters.shape[0] < POOL
-        or filters.shape[1:]
-        != (
-            1,
-            filters.shape[2] | 1,
-        )
-    ):
+    is_bank = filters.dim() == 3 and filters.shape[0] >= POOL and filters.shape[1] == 1
+    if not is_bank or filters.shape[2] % 2 == 0:
         raise ValueError(
             f"filters must be (filters, 1, taps), {POOL} or more with an odd number of taps, "
             f"got {tuple(filters.shape)}"

@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparse_aasist.ops._arguments import matched
-from sparse_aasist.ops._backend import device_type, needs_reference, use_kernel
+from sparse_aasist.ops._backend import (
+    autocast_is_on,
+    device_type,
+    needs_reference,
+    use_kernel,
+)
 
 MAX_CHANNELS = 128
 """Wider blocks run as the reference."""
@@ -50,9 +55,9 @@ def residual_block(
     (0, 1), so that the height is kept.
 
     The kernel is for float32 on a CPU without gradients, up to 128 channels; all else runs as
-    plain PyTorch. It uses Winograd's F(4, 3) along time: values agree with direct convolution to
-    some 1e-6 of the largest nearby, and one that is not finite makes up to 5 steps of a row NaN,
-    not 3. Autocast does not change what it computes.
+    plain PyTorch, under autocast too. It uses Winograd's F(4, 3) along time: values agree with
+    direct convolution to some 1e-6 of the largest nearby, and one that is not finite makes up to 5
+    steps of a row NaN in each convolution, not 3.
 
     Args:
         x: (B, C, H, T), T >= 3; best with channels last, as the result is.
@@ -60,7 +65,7 @@ def residual_block(
         shortcut: (O, C, 1, 3); None is x itself, where C = O.
 
     Returns:
-        (B, O, H, T // 3), dtype of x.
+        (B, O, H, T // 3), dtype of x, or of autocast.
 
     Raises:
         TypeError: a dtype is not that of x, or no floating point.
@@ -68,9 +73,9 @@ def residual_block(
 
     Source: clovaai/aasist, models/AASIST.py (Residual_block); Winograd, arXiv 1509.09308.
     """
-    tensors = check_block(x, conv1, norm, conv2, shortcut)
+    tensors = _check(x, conv1, norm, conv2, shortcut)
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if wants_gradient or not can_use_kernel(_NAME, x, tensors):
+    if wants_gradient or not can_use_kernel(x, conv1.weight):
         return residual_block_reference(x, conv1, norm, conv2, shortcut)
     return torch.ops.sparse_aasist.residual_block.default(
         x, *conv1, *norm, *conv2, *(shortcut or (None, None))
@@ -88,34 +93,44 @@ def residual_block_reference(
 
     Args, Returns, Raises: as `residual_block`.
     """
-    check_block(x, conv1, norm, conv2, shortcut)
+    _check(x, conv1, norm, conv2, shortcut)
     middle = F.conv2d(x, *conv1, padding=(1, 1))
-    middle = F.selu(
-        F.batch_norm(middle, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
-    )
-    out = F.conv2d(middle, *conv2, padding=(0, 1))
-    out = out + (x if shortcut is None else F.conv2d(x, *shortcut, padding=(0, 1)))
+    middle = F.batch_norm(middle, norm.mean, norm.variance, norm.weight, norm.bias, eps=norm.eps)
+    # In place: the tensors are the largest of the model.
+    out = F.conv2d(F.selu(middle, inplace=True), *conv2, padding=(0, 1))
+    out += x if shortcut is None else F.conv2d(x, *shortcut, padding=(0, 1))
     return F.max_pool2d(out, (1, POOL_STEP))
 
 
-def can_use_kernel(name: str, x: Tensor, tensors: list[Tensor]) -> bool:
-    """Tell whether the kernel `name` of a block takes these tensors of `check_block`."""
-    if device_type(x) != "cpu" or x.dtype is not torch.float32 or needs_reference():
+def can_use_kernel(x: Tensor, conv1_weight: Tensor, *, training: bool = False) -> bool:
+    """Tell whether there is a kernel for a block of x and a weight (O, C, 2, 3): see its limits."""
+    if device_type(x) != "cpu" or x.dtype is not torch.float32:
         return False
-    outputs, inputs = tensors[1].shape[:2]
-    return max(outputs, inputs) <= MAX_CHANNELS and use_kernel(name, "cpu")
+    if autocast_is_on(x) or needs_reference() or max(conv1_weight.shape[:2]) > MAX_CHANNELS:
+        return False
+    return x.shape[0] > 0 and use_kernel(f"{_NAME}_training" if training else _NAME, "cpu")
 
 
-def check_block(
+def _check(
     x: Tensor,
     conv1: Convolution,
     norm: Normalisation,
     conv2: Convolution,
     shortcut: Convolution | None,
 ) -> list[Tensor]:
-    """Check the arguments of a block; return their tensors."""
-    named = {"x": x, "conv1.weight": conv1.weight, "conv1.bias": conv1.bias}
-    named |= {f"norm.{name}": getattr(norm, name) for name in norm._fields[:4]}
+    of_norm = {f"norm.{name}": getattr(norm, name) for name in norm._fields[:4]}
+    return check_block(x, conv1, of_norm, conv2, shortcut)
+
+
+def check_block(
+    x: Tensor,
+    conv1: Convolution,
+    of_norm: dict[str, Tensor],
+    conv2: Convolution,
+    shortcut: Convolution | None,
+) -> list[Tensor]:
+    """Check the arguments of a block, those of its normalisation by name; return their tensors."""
+    named = {"x": x, "conv1.weight": conv1.weight, "conv1.bias": conv1.bias, **of_norm}
     named |= {"conv2.weight": conv2.weight, "conv2.bias": conv2.bias}
     if shortcut is not None:
         named |= {"shortcut.weight": shortcut.weight, "shortcut.bias": shortcut.bias}

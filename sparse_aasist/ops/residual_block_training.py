@@ -12,12 +12,9 @@ from torch.autograd.function import once_differentiable
 from sparse_aasist.ops.residual_block import (
     POOL_STEP,
     Convolution,
-    Normalisation,
     can_use_kernel,
     check_block,
 )
-
-_NAME = "residual_block_training"
 
 
 class ResidualTrainingOutput(NamedTuple):
@@ -48,18 +45,26 @@ def residual_block_training(
     """Compute `residual_block` with the statistics of the batch.
 
     For the gradient it keeps conv1(x), and which of three steps each result came from. The gradient
-    is deterministic, independent of the number of threads, and can be taken once. The kernels are
-    for float32 on a CPU, up to 128 channels; all else runs as plain PyTorch.
+    is deterministic and independent of the number of threads; it cannot itself be differentiated.
+    The kernels are for float32 on a CPU, up to 128 channels; all else runs as plain PyTorch, under
+    autocast too.
 
-    Args, Raises: as `residual_block`.
+    Args:
+        x, conv1, conv2, shortcut: as for `residual_block`.
+        norm_weight, norm_bias: (O), the affine part of the normalisation.
+        eps: what is added to the variance.
+
+    Returns:
+        ResidualTrainingOutput(out, mean, variance, input_mean, input_variance).
+
+    Raises:
+        TypeError, ValueError: as `residual_block`.
 
     Source: as `residual_block`; batch normalisation, arXiv 1502.03167.
     """
-    statistics = norm_weight.detach()
-    norm = Normalisation(norm_weight, norm_bias, statistics, statistics, eps)
-    tensors = check_block(x, conv1, norm, conv2, shortcut)
-    if x.shape[0] == 0 or not can_use_kernel(_NAME, x, tensors):
-        return _reference(x, conv1, norm, conv2, shortcut)
+    _check(x, conv1, norm_weight, norm_bias, conv2, shortcut)
+    if not can_use_kernel(x, conv1.weight, training=True):
+        return _reference(x, conv1, norm_weight, norm_bias, eps, conv2, shortcut)
     weights = (*conv1, norm_weight, norm_bias, eps, *conv2, *(shortcut or (None, None)))
     return ResidualTrainingOutput(*_ResidualBlock.apply(x, *weights))
 
@@ -77,10 +82,8 @@ def residual_block_training_reference(
 
     Args, Returns, Raises: as `residual_block_training`.
     """
-    statistics = norm_weight.detach()
-    norm = Normalisation(norm_weight, norm_bias, statistics, statistics, eps)
-    check_block(x, conv1, norm, conv2, shortcut)
-    return _reference(x, conv1, norm, conv2, shortcut)
+    _check(x, conv1, norm_weight, norm_bias, conv2, shortcut)
+    return _reference(x, conv1, norm_weight, norm_bias, eps, conv2, shortcut)
 
 
 class _ResidualBlock(torch.autograd.Function):
@@ -111,10 +114,24 @@ class _ResidualBlock(torch.autograd.Function):
         return *grads[:5], None, *grads[5:]
 
 
+def _check(
+    x: Tensor,
+    conv1: Convolution,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    conv2: Convolution,
+    shortcut: Convolution | None,
+) -> None:
+    of_norm = {"norm_weight": norm_weight, "norm_bias": norm_bias}
+    check_block(x, conv1, of_norm, conv2, shortcut)
+
+
 def _reference(
     x: Tensor,
     conv1: Convolution,
-    norm: Normalisation,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
     conv2: Convolution,
     shortcut: Convolution | None,
 ) -> ResidualTrainingOutput:
@@ -123,7 +140,7 @@ def _reference(
     for tensor in (middle, x):
         variance, mean = torch.var_mean(tensor.detach(), dim=(0, 2, 3), correction=0)
         statistics += (mean, variance)
-    middle = F.batch_norm(middle, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    middle = F.batch_norm(middle, None, None, norm_weight, norm_bias, training=True, eps=eps)
     # In place where autograd allows: the tensors are the largest of the model.
     out = F.conv2d(F.selu(middle, inplace=True), *conv2, padding=(0, 1))
     out += x if shortcut is None else F.conv2d(x, *shortcut, padding=(0, 1))

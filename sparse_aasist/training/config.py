@@ -29,7 +29,7 @@ class TrainingConfig:
         train_samples: length of the random training crops, in samples.
         eval_samples: length of the first crop that is scored, in samples.
         seed: of weights, order, crops and dropout.
-        precision: "32-true", "bf16-mixed", or "auto" (bf16 where the device multiplies it fast).
+        precision: "32-true", "bf16-mixed", or "auto" (what is fastest here: `engine`).
 
     Raises:
         SparseAasistError: a value is out of range; names it.

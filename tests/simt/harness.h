@@ -55,6 +55,21 @@ class Array {
   char* base_;
 };
 
+// What a kernel may write and then read; what it reads first shows.
+class Room {
+ public:
+  explicit Room(int64_t bytes) : array_(static_cast<size_t>(bytes)) {
+    std::memset(array_.data(), 0xff, array_.bytes());
+  }
+  template <class T = void>
+  T* data() const {
+    return reinterpret_cast<T*>(array_.data());
+  }
+
+ private:
+  Array array_;
+};
+
 struct Call {
   std::vector<int64_t> scalars;
   std::vector<std::unique_ptr<Array>> arrays;

@@ -1,7 +1,5 @@
-// The CPU kernels of front_end and residual_block, for
+// The CPU kernels of front_end, residual_block and its training, for
 // tests/encoder_implementations.py.
-#include <memory>
-
 #include "float_format.h"
 #include "front_end.h"
 #include "residual_block.h"
@@ -24,10 +22,8 @@ Normalisation normalisation(const Call& call, size_t first) {
 template <class Kernel>
 void in_parts(int64_t count, int64_t scratch_size, const Kernel& kernel) {
   const auto run = [&](int64_t begin, int64_t end) {
-    const Array scratch(static_cast<size_t>(scratch_size) * sizeof(float));
-    // What a kernel reads before it writes shows.
-    std::memset(scratch.data(), 0xff, scratch.bytes());
-    kernel(begin, end, reinterpret_cast<float*>(scratch.data()));
+    const Room scratch(4 * scratch_size);
+    kernel(begin, end, scratch.data<float>());
   };
   if (count > 1)
     run(0, count / 2);
@@ -49,7 +45,7 @@ const char* run_front_end(const Call& call) {
   params.norm = normalisation(call, 2);
   params.out = call.array<float>(6);
   const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(front_end_cpu);
-  in_parts(params.batch * front_end_tasks(params),
+  in_parts(params.batch * front_end_tasks_per_clip(params),
            SPARSE_AASIST_AT_SIMD_LEVEL(front_end_scratch_cpu)(params),
            [&](int64_t begin, int64_t end, float* scratch) {
              kernel(params, begin, end, scratch);
@@ -74,11 +70,9 @@ const char* run_residual_block(const Call& call) {
   params.shortcut = {call.array_or_null<float>(9),
                      call.array_or_null<float>(10)};
   params.out = call.array<float>(11);
-  const Array packed(sizeof(float) *
-                     static_cast<size_t>(SPARSE_AASIST_AT_SIMD_LEVEL(
-                         residual_block_packed_cpu)(params)));
-  std::memset(packed.data(), 0xff, packed.bytes());
-  params.packed = reinterpret_cast<float*>(packed.data());
+  const Room packed(
+      4 * SPARSE_AASIST_AT_SIMD_LEVEL(residual_block_packed_cpu)(params));
+  params.packed = packed.data<float>();
   SPARSE_AASIST_AT_SIMD_LEVEL(residual_block_pack_cpu)(params);
   const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(residual_block_cpu);
   in_parts(params.batch * residual_tasks(params.steps).per_clip,
@@ -88,18 +82,6 @@ const char* run_residual_block(const Call& call) {
            });
   return nullptr;
 }
-
-class Room {
- public:
-  explicit Room(int64_t bytes) : array_(static_cast<size_t>(bytes)) {
-    std::memset(array_.data(), 0xff, array_.bytes());
-  }
-  float* floats() const { return reinterpret_cast<float*>(array_.data()); }
-  double* doubles() const { return reinterpret_cast<double*>(array_.data()); }
-
- private:
-  Array array_;
-};
 
 // Scalars as for residual_block. Arrays: x, conv1, weight and bias of norm,
 // conv2, shortcut, out, middle, chosen, both means and variances, the gradient
@@ -130,10 +112,10 @@ const char* run_residual_block_training(const Call& call) {
   params.input_variance = call.array<float>(15);
   const int64_t groups = residual_groups(params.batch, params.steps).count;
   const Room sums(8 * groups * kResidualSums * sum_width(params));
-  params.sums = sums.doubles();
+  params.sums = sums.data<double>();
   const Room packed(
       4 * SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_packed_cpu)(params));
-  params.packed = packed.floats();
+  params.packed = packed.data<float>();
   SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_pack_cpu)(params);
   const auto run = [&](const auto& of, auto kernel, int64_t scratch_size) {
     in_parts(groups, scratch_size,
@@ -161,16 +143,16 @@ const char* run_residual_block_training(const Call& call) {
   size_t array = 17;
   for (float** gradient : gradients)
     *gradient = call.array_or_null<float>(array++);
-  const Room dmiddle(4 * params.batch * (params.height + 1) * params.steps *
+  const Room dnormal(4 * params.batch * (params.height + 1) * params.steps *
                      params.outputs);
-  backward.dmiddle = dmiddle.floats();
+  backward.dnormal = dnormal.data<float>();
   const Room partials(
       4 * groups *
       SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_partials_cpu)(backward));
-  backward.partials = partials.floats();
+  backward.partials = partials.data<float>();
   const Room packed_back(
       4 * SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_packed_cpu)(backward));
-  params.packed = packed_back.floats();
+  params.packed = packed_back.data<float>();
   SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_pack_cpu)(backward);
   const int64_t backward_scratch =
       SPARSE_AASIST_AT_SIMD_LEVEL(residual_backward_scratch_cpu)(backward);

@@ -42,18 +42,6 @@ GraphAttentionParams attention(const Call& call) {
   return params;
 }
 
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) : array_(static_cast<size_t>(bytes)) {
-    // What a kernel reads before it writes shows.
-    std::memset(array_.data(), 0xff, array_.bytes());
-  }
-  void* data() const { return array_.data(); }
-
- private:
-  Array array_;
-};
-
 // Calls kernel(begin, end) for [0, count) in two parts, as two threads would.
 template <class Kernel>
 void in_parts(int64_t count, const Kernel& kernel) {
@@ -80,14 +68,14 @@ const char* run_attention(const Call& call) {
       SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(params);
   in_parts(params.batch * pair_count(params.nodes),
            [&](int64_t first, int64_t end) {
-             scores(params, first, end, Scratch(bytes).data());
+             scores(params, first, end, Room(bytes).data());
            });
   in_parts(params.batch * params.nodes, [&](int64_t first, int64_t end) {
-    rows(params, first, end, Scratch(bytes).data());
+    rows(params, first, end, Room(bytes).data());
   });
   if (has_master(params))
     in_parts(params.batch, [&](int64_t first, int64_t end) {
-      master(params, first, end, Scratch(bytes).data());
+      master(params, first, end, Room(bytes).data());
     });
   return nullptr;
 }
@@ -111,11 +99,11 @@ const char* run_attention_backward(const Call& call) {
       is_double(forward.format) ? sizeof(double) : sizeof(float);
   const GraphTasks tasks = graph_tasks(forward.batch, forward.nodes);
   const int64_t shared_nodes = tasks.parts > 1 ? forward.nodes : 0;
-  const Scratch score_gradients(real * forward.batch * forward.nodes *
-                                forward.nodes);
-  const Scratch partials(real * (where == kOnDevice
-                                     ? graph_attention_partials_cuda(forward)
-                                     : graph_attention_partials_cpu(forward)));
+  const Room score_gradients(real * forward.batch * forward.nodes *
+                             forward.nodes);
+  const Room partials(real * (where == kOnDevice
+                                  ? graph_attention_partials_cuda(forward)
+                                  : graph_attention_partials_cpu(forward)));
   params.score_gradients = score_gradients.data();
   params.partials = partials.data();
   if (where == kOnDevice)
@@ -129,10 +117,10 @@ const char* run_attention_backward(const Call& call) {
   const int64_t bytes =
       SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(forward);
   in_parts(forward.batch * forward.nodes, [&](int64_t first, int64_t end) {
-    rows(params, first, end, Scratch(bytes).data());
+    rows(params, first, end, Room(bytes).data());
   });
   in_parts(tasks.count, [&](int64_t first, int64_t end) {
-    run_tasks(params, first, end, Scratch(bytes).data());
+    run_tasks(params, first, end, Room(bytes).data());
   });
   in_parts(layer_size(forward) + forward.batch * shared_nodes * forward.dim,
            [&](int64_t first, int64_t end) { sum(params, first, end); });
@@ -164,7 +152,7 @@ const char* run_pool(const Call& call) {
   params.indices = call.array<int32_t>(6);
   if (where == kOnDevice)
     return graph_pool_cuda(params, nullptr);
-  const Scratch room(2 * params.nodes * int64_t{sizeof(int64_t)});
+  const Room room(2 * params.nodes * int64_t{sizeof(int64_t)});
   SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_cpu)
   (params, 0, params.batch, static_cast<int64_t*>(room.data()));
   return nullptr;
@@ -181,8 +169,8 @@ const char* run_pool_backward(const Call& call) {
   params.dh = call.array(7);
   params.dweight = call.array(8);
   params.dbias = call.array(9);
-  const Scratch partials(params.forward.batch * (params.forward.dim + 1) *
-                         int64_t{sizeof(double)});
+  const Room partials(params.forward.batch * (params.forward.dim + 1) *
+                      int64_t{sizeof(double)});
   params.partials = static_cast<double*>(partials.data());
   if (where == kOnDevice)
     return graph_pool_backward_cuda(params, nullptr);
@@ -229,8 +217,8 @@ const char* run_stack(const Call& call) {
   params.features = call.array(0);
   params.readout = call.array(array);
   const bool on_device = where == kOnDevice;
-  const Scratch room(place_stack(params, !on_device, nullptr));
-  place_stack(params, !on_device, room.data());
+  const Room room(place_stack(params, nullptr));
+  place_stack(params, room.data());
   if (on_device) {
     const int64_t before = launch_count();
     const char* error = graph_stack_cuda(params, nullptr);
@@ -244,7 +232,7 @@ const char* run_stack(const Call& call) {
       SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_scratch_cpu)(params);
   for (const auto& kernel : {first, branch})
     in_parts(params.batch * kHalves, [&](int64_t begin, int64_t end) {
-      kernel(params, begin, end, Scratch(bytes).data());
+      kernel(params, begin, end, Room(bytes).data());
     });
   in_parts(params.batch,
            [&](int64_t begin, int64_t end) { read_out(params, begin, end); });

@@ -7,8 +7,8 @@ namespace {
 // Sums of a group, each over all steps: of the gradient of the normalised
 // middle, of that times the normalised middle, of the gradient of both
 // convolutions' outputs.
-enum Sum { kSumNormal, kSumScale, kSumOut, kSumMiddle };
-static_assert(kSumMiddle + 1 == kResidualSums);
+enum Sum { kSumDnormal, kSumDscale, kSumDout, kSumDraw };
+static_assert(kSumDraw + 1 == kResidualSums);
 
 // Gradients of weights in a group's partials: (point, tap in height, input,
 // output) in Winograd's domain, else (tap in height, tap and input, output).
@@ -199,43 +199,38 @@ void add_directly(const TaskSteps& task,
 }
 
 // The gradient of the normalised middle from that of SELU's result, in `row`.
-void finish_dmiddle(const ResidualBackwardParams& params,
+void finish_dnormal(const ResidualBackwardParams& params,
+                    const MiddleAffine& affine,
                     const TaskSteps& task,
                     int32_t h,
                     const Scratch& s,
                     int64_t width,
                     double* sums) {
-  constexpr float kScale = 1.0507009873554804934193349852946f;
-  constexpr float kAlpha = 1.6732632423543772848170429916717f;
+  constexpr float kScale = static_cast<float>(kSeluScale);
+  constexpr float kSlope = static_cast<float>(kSeluScale * kSeluAlpha);
   const ResidualTrainingParams& forward = params.forward;
   const int64_t channels = forward.outputs;
-  float mean[kMaxChannels] = {}, inverse[kMaxChannels] = {};
-  for (int64_t o = 0; o < channels; ++o) {
-    mean[o] = forward.mean[o];
-    inverse[o] = inverse_deviation(forward, o);
-  }
   for (int64_t t = 0; t < task.count; ++t)
     for (int64_t c = 0; c < width; c += kLanes<float>) {
       const Vector<float> value = load(s.middle + (t + 1) * width + c);
       // SELU's slope below zero is its value and a constant.
-      const Vector<float> slope =
-          value > 0 ? splat(kScale) : value + kScale * kAlpha;
+      const Vector<float> slope = value > 0 ? splat(kScale) : value + kSlope;
       float* const at = s.row + t * width + c;
       store<float>(at, load(at) * slope);
     }
   add_row_sums(
-      width, task.count, channels, sums + kSumNormal * sum_width(forward),
+      width, task.count, channels, sums + kSumDnormal * sum_width(forward),
       [&](int64_t t, int64_t c) { return load(s.row + t * width + c); });
   add_row_sums(width, task.count, channels,
-               sums + kSumScale * sum_width(forward),
+               sums + kSumDscale * sum_width(forward),
                [&](int64_t t, int64_t c) {
                  const Vector<float> raw = load(s.raw + (t + 1) * width + c);
-                 return load(s.row + t * width + c) * load(inverse + c) *
-                        (raw - load(mean + c));
+                 return load(s.row + t * width + c) * load(affine.inverse + c) *
+                        (raw - load(affine.mean + c));
                });
   store_steps(
       s.row, width, task.count, channels,
-      params.dmiddle +
+      params.dnormal +
           row_offset(forward, task.clip, forward.height + 1, h, channels) +
           task.begin * channels);
 }
@@ -260,7 +255,7 @@ void run_middle(const ResidualBackwardParams& params,
       transform_gradient_row(s.dout + width, task.tiles, width,
                              s.dout_points[now]);
       add_row_sums(width, task.count, channels,
-                   sums + kSumOut * sum_width(forward),
+                   sums + kSumDout * sum_width(forward),
                    [&](int64_t t, int64_t c) {
                      return load(s.dout + (t + 1) * width + c);
                    });
@@ -281,7 +276,7 @@ void run_middle(const ResidualBackwardParams& params,
     const TapRows taps = {{has_row ? s.dout_taps[now] : nullptr,
                            h > 0 ? s.dout_taps[before] : nullptr}};
     convolve_winograd(plan.conv2, taps, task.tiles, s.room, s.row);
-    finish_dmiddle(params, task, h, s, width, sums);
+    finish_dnormal(params, affine, task, h, s, width, sums);
   }
 }
 
@@ -322,7 +317,7 @@ void load_draw(const ResidualBackwardParams& params,
   const int64_t first = task.begin - 1, count = task.covered() + kTapHalo;
   const int64_t row =
       row_offset(forward, task.clip, forward.height + 1, h, channels);
-  load_steps(params.dmiddle + row, forward.steps, channels, first, count, width,
+  load_steps(params.dnormal + row, forward.steps, channels, first, count, width,
              to);
   load_steps(forward.middle + row, forward.steps, channels, first, count, width,
              room);
@@ -429,7 +424,7 @@ void run_input(const ResidualBackwardParams& params,
                              s.draw_points);
     }
     add_row_sums(outputs, task.count, channels,
-                 sums + kSumMiddle * sum_width(forward),
+                 sums + kSumDraw * sum_width(forward),
                  [&](int64_t t, int64_t c) {
                    return load(s.draw[now] + (t + 1) * outputs + c);
                  });
@@ -562,10 +557,11 @@ void residual_backward_pack_cpu(const ResidualBackwardParams& params) {
   pack_start(nullptr, inputs, plan.conv1);
   pack(backward_view(forward.conv1, inputs, outputs, 2), nullptr, true,
        plan.conv1);
+  if (!plan.has_shortcut)
+    return;
   pack_start(nullptr, inputs, plan.shortcut);
-  if (plan.has_shortcut)
-    pack(backward_view(forward.shortcut, inputs, outputs, 1), nullptr, false,
-         plan.shortcut);
+  pack(backward_view(forward.shortcut, inputs, outputs, 1), nullptr, false,
+       plan.shortcut);
 }
 
 void residual_backward_middle_cpu(const ResidualBackwardParams& params,
@@ -591,9 +587,9 @@ void residual_backward_middle_cpu(const ResidualBackwardParams& params,
 
 void residual_backward_norm_cpu(const ResidualBackwardParams& params) {
   for (int64_t o = 0; o < params.forward.outputs; ++o) {
-    params.dnorm_bias[o] = static_cast<float>(total(params, kSumNormal, o));
-    params.dnorm_weight[o] = static_cast<float>(total(params, kSumScale, o));
-    params.dconv2_bias[o] = static_cast<float>(total(params, kSumOut, o));
+    params.dnorm_bias[o] = static_cast<float>(total(params, kSumDnormal, o));
+    params.dnorm_weight[o] = static_cast<float>(total(params, kSumDscale, o));
+    params.dconv2_bias[o] = static_cast<float>(total(params, kSumDout, o));
     if (params.dshortcut_bias != nullptr)
       params.dshortcut_bias[o] = params.dconv2_bias[o];
   }
@@ -621,7 +617,7 @@ void residual_backward_sum_cpu(const ResidualBackwardParams& params,
   const int64_t inputs = forward.inputs, outputs = forward.outputs;
   if (begin == 0)
     for (int64_t o = 0; o < outputs; ++o)
-      params.dconv1_bias[o] = static_cast<float>(total(params, kSumMiddle, o));
+      params.dconv1_bias[o] = static_cast<float>(total(params, kSumDraw, o));
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t second = unit - 2 * inputs, third = second - 2 * outputs;
     if (second < 0)
