@@ -139,6 +139,23 @@ def test_device_code_under_every_schedule(graph_program: Any, schedule: str) -> 
     check(implementation, model, features_for(model, 3, 7))
 
 
+@pytest.mark.needs_cuda
+def test_cuda_graphs_capture_it() -> None:
+    model = live_model({"dim": 160}, torch.float32)
+    features = features_for(model, 2, 29).cuda()
+    model = model.cuda()
+    with torch.no_grad(), backend("compiled"):
+        for _ in range(3):
+            expected = model._classify(features).logits
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = model._classify(features).logits
+        features.neg_()  # magnitudes alone count
+        graph.replay()
+    torch.testing.assert_close(got, expected)
+
+
 def compiled_readout(model: AASIST, features: Tensor) -> Tensor | None:
     with backend("compiled"), torch.no_grad():
         return graph_stack(model, features)
