@@ -11,6 +11,7 @@ from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.models.config import AASISTConfig
 from sparse_aasist.models.encoder import ResidualBlock
 from sparse_aasist.models.graph import GraphAttention, GraphPool, HeteroGraphAttention
+from sparse_aasist.ops import backend
 
 SHORTEST = 2315
 
@@ -211,6 +212,16 @@ def test_the_master_is_never_dropped_out():
     # With every node dropped only the master's own path is left.
     expected = layer.proj_with_attM(zeros[:, :1]) + layer.proj_without_attM(master)
     torch.testing.assert_close(updated, expected)
+
+
+@pytest.mark.parametrize("samples", [2315, 2400, 30_001, 250_000])
+def test_kernels_and_reference_agree_at_any_length(model, samples):
+    waveform = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+    with torch.no_grad():
+        got = model(waveform)
+        with backend("reference"):
+            expected = model(waveform)
+    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
