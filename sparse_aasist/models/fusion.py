@@ -10,6 +10,7 @@ from sparse_aasist.ops import Convolution, Normalisation
 
 _ORDINARY = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
 
 def only_computes(module: nn.Module, dtype: torch.dtype, *, training: bool = False) -> bool:
@@ -19,16 +20,21 @@ def only_computes(module: nn.Module, dtype: torch.dtype, *, training: bool = Fal
     parametrized or patched; with dropout on, and with statistics that are not fixed (with
     `training`: not of the batch); and in several dtypes.
     """
-    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
-        return False
+    # Plain loops over plain dictionaries: this runs for every module of every call.
+    for name in _GLOBAL_HOOKS:
+        if getattr(torch_module, name):
+            return False
     children = [child for child in module._modules.values() if child is not None]
-    if not all(_is_ordinary(child, dtype) for child in children):
-        return False
+    for child in children:
+        if not _is_ordinary(child, dtype):
+            return False
     for part in (module, *children):
-        if part.training != training or "forward" in part.__dict__:
+        attributes = part.__dict__
+        if attributes["training"] != training or "forward" in attributes:
             return False
-        if any(part.__dict__[name] for name in _HOOKS):
-            return False
+        for name in _HOOKS:
+            if attributes[name]:
+                return False
     return True
 
 
@@ -39,14 +45,15 @@ def _is_ordinary(module: nn.Module, dtype: torch.dtype) -> bool:
         return False
     if kind is nn.Dropout:
         return True
-    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))
+    parameters = module._parameters
+    weight, bias = parameters.get("weight"), parameters.get("bias")
     if weight is None or bias is None or weight.dtype is not dtype or bias.dtype is not dtype:
         return False
     if kind is nn.Conv2d:
         ordinary = (module.stride, module.dilation, module.groups, module.padding_mode)
         return ordinary == ((1, 1), (1, 1), 1, "zeros")
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
-        mean = module.running_mean
+        mean = module._buffers.get("running_mean")
         return mean is not None and mean.dtype is dtype and module.momentum is not None
     return True
 
