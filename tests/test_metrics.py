@@ -21,6 +21,7 @@ from sparse_aasist.evaluation.metrics import (
     BAYES_THRESHOLD,
     Metrics,
     compute_metrics,
+    eer_rocch,
     error_rates,
 )
 
@@ -180,6 +181,42 @@ def test_exchanging_the_classes_and_the_sign_changes_nothing(values: list[int]) 
     assert flipped.cllr == pytest.approx(metrics.cllr, abs=1e-12)
 
 
+def slow_rocch(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The lowest crossing of the diagonal by a chord between any two operating points."""
+    thresholds = [-math.inf, *sorted(set(scores.tolist())), math.inf]
+    points = [
+        (float(np.mean(scores[labels == 0] >= t)), float(np.mean(scores[labels == 1] < t)))
+        for t in thresholds
+    ]
+    lowest = 1.0
+    for far_a, frr_a in points:
+        for far_b, frr_b in points:
+            gap_a, gap_b = far_a - frr_a, frr_b - far_b
+            if gap_a >= 0 and gap_b >= 0 and gap_a + gap_b > 0:
+                lowest = min(lowest, frr_a + gap_a / (gap_a + gap_b) * (frr_b - frr_a))
+            elif gap_a == gap_b == 0:
+                lowest = min(lowest, frr_a)
+    return lowest
+
+
+@settings(max_examples=200, deadline=None)
+@given(TRIALS)
+def test_convex_hull_eer_is_the_lowest_crossing_of_all_chords(trials: list) -> None:
+    scores, labels = np.array(trials, dtype=float).T
+    assert eer_rocch(scores, labels) == pytest.approx(slow_rocch(scores, labels), abs=1e-12)
+
+
+def test_convex_hull_eer_at_the_ends_and_beside_the_official() -> None:
+    labels = np.repeat([1, 0], 4000)
+    assert eer_rocch(np.zeros(8000), labels) == 0.5
+    assert eer_rocch(labels, labels) == 0.0
+    # A flipped system is no better than chance, where the official EER says 100 %.
+    assert eer_rocch(-labels, labels) == 0.5
+    scores = np.random.default_rng(0).normal(size=8000) + labels
+    official = compute_metrics(scores, labels).eer
+    assert official - 0.005 < eer_rocch(scores, labels) <= official
+
+
 def test_bool_labels_and_float32_scores_are_taken() -> None:
     scores = np.array([2.0, 1.0, -1.0], dtype=np.float32)
     metrics = compute_metrics(scores, np.array([True, False, False]))
@@ -208,6 +245,8 @@ def test_bad_input_is_named(scores: list, labels: list, fault: str) -> None:
         compute_metrics(scores, labels)
     with pytest.raises(ScoreError, match=fault):
         error_rates(scores, labels)
+    with pytest.raises(ScoreError, match=fault):
+        eer_rocch(scores, labels)
 
 
 def test_evaluation_needs_no_torch() -> None:

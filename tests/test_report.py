@@ -1,9 +1,10 @@
-"""Reports: which trials enter which row, intervals over speakers, table, JSON and picture."""
+"""Reports: which trials enter which row, table, JSON and picture."""
 
 from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -13,8 +14,6 @@ from rich.console import Console
 
 from sparse_aasist.data.protocol import Trial
 from sparse_aasist.errors import ScoreError
-from sparse_aasist.evaluation import bootstrap
-from sparse_aasist.evaluation.bootstrap import bootstrap_intervals, speaker_clusters
 from sparse_aasist.evaluation.figures import plot, probit
 from sparse_aasist.evaluation.metrics import compute_metrics
 from sparse_aasist.evaluation.report import Evaluation, evaluate_trials, print_table
@@ -78,6 +77,43 @@ def test_unnamed_attacks_count_in_the_pooled_row_only() -> None:
     trials.append(Trial("E_0000", "E_9", "F", "-", "0", "-", "-", "-", 0))
     rows = evaluate_trials(trials, [*scores, 5.0], frozenset({"A01"}), resamples=0).rows
     assert [row.n_spoof for row in rows] == [73, 24, 48, 24, 24, 24]
+
+
+def make_coded_trials() -> tuple[list[Trial], np.ndarray]:
+    """Three codecs, of which C02 has no bona fide trial."""
+    trials, scores = make_trials()
+    codecs = ["-" if i % 8 < 4 else ("C01" if t.label or i % 16 < 8 else "C02")
+              for i, t in enumerate(trials)]  # fmt: skip
+    coded = [replace(trial, codec=codec) for trial, codec in zip(trials, codecs, strict=True)]
+    return coded, scores
+
+
+def test_codecs_set_their_own_bona_fide_against_their_own_spoof() -> None:
+    trials, scores = make_coded_trials()
+    rows = evaluate_trials(trials, scores, frozenset({"A01"}), resamples=20).rows
+    coded = [row for row in rows if row.group == "codec"]
+    assert rows[-2:] == tuple(coded)
+    assert [row.name for row in coded] == ["uncoded", "C01"]
+    for row, codec in zip(coded, ("-", "C01"), strict=True):
+        chosen = [trial.codec == codec for trial in trials]
+        labels = np.array([trial.label for trial in trials])[chosen]
+        assert row.metrics == compute_metrics(scores[chosen], labels)
+        assert (row.n_bonafide, row.n_spoof) == (labels.sum(), (1 - labels).sum())
+        assert (row.seen, row.rates) == (None, None)
+        assert row.intervals.eer[0] <= row.metrics.eer <= row.intervals.eer[1]
+
+
+def test_one_codec_is_no_condition() -> None:
+    trials, scores = make_trials()
+    trials = [replace(trial, codec="C01") for trial in trials]
+    assert {row.group for row in evaluate_trials(trials, scores).rows} == {"pooled", "attack"}
+
+
+def test_table_prints_codecs_below_attacks() -> None:
+    trials, scores = make_coded_trials()
+    names = [line.split(" ")[0] for line in
+             print_to_text(evaluate_trials(trials, scores, resamples=0)).splitlines()]  # fmt: skip
+    assert names[-4:] == ["A18", "", "uncoded", "C01"]
 
 
 def test_warning_above_50_percent_only() -> None:
@@ -176,60 +212,6 @@ def test_probit_is_the_normal_quantile() -> None:
     assert np.all(np.isfinite(probit(np.array([0.0, 1.0]))))
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_resampling_by_weight_equals_resampling_by_copy(sign: int) -> None:
-    trials, scores = make_trials(n_speakers=6, per_speaker=40)
-    scores = sign * np.round(scores, 1)
-    labels = np.array([trial.label for trial in trials])
-    cluster = speaker_clusters([trial.speaker for trial in trials])
-    bonafide = labels == 1
-    weights = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, size=30).astype(float)
-    got = bootstrap._resampled_metrics(
-        weights,
-        bootstrap._linear_sums(scores, bonafide, cluster, 6),
-        bootstrap._cell_counts(scores, bonafide, cluster, 6),
-    )
-    for row, weight in zip(got, weights, strict=True):
-        copies = weight[cluster].astype(int)
-        copied = np.repeat(labels, copies)
-        metrics = compute_metrics(np.repeat(scores, copies), copied)
-        expected = (metrics.min_dcf, metrics.act_dcf, metrics.cllr)
-        assert row[1:] == pytest.approx(expected, rel=0, abs=1e-10)
-        # The official EER stops at an operating point, this one between two: half a trial apart.
-        assert row[0] == pytest.approx(metrics.eer, abs=0.5 / min(copied.sum(), (1 - copied).sum()))
-
-
-def miss_interval_width(n_speakers: int, per_speaker: int) -> float:
-    """Width of the actDCF interval when a fifth of the speakers are always missed."""
-    speakers = np.repeat(np.arange(n_speakers), per_speaker)
-    scores = np.where(speakers % 5 == 0, -9.0, 9.0)
-    # Every speaker brings as many spoofed trials, all rejected.
-    low, high = bootstrap_intervals(
-        np.concatenate((scores, np.full(scores.size, -9.0))),
-        np.repeat([1, 0], scores.size),
-        np.concatenate((speakers, speakers)),
-        resamples=2000,
-        seed=1,
-    ).act_dcf
-    assert low < 1.9 * 0.2 < high
-    return high - low
-
-
-def test_width_is_that_of_independent_speakers_not_trials() -> None:
-    # A share of 0.2 among 500: 2 x 1.96 standard errors, scaled by the weight of a miss.
-    expected = 1.9 * 2 * 1.96 * np.sqrt(0.2 * 0.8 / 500)
-    assert miss_interval_width(500, 1) == pytest.approx(expected, rel=0.08)
-    assert miss_interval_width(500, 8) == pytest.approx(expected, rel=0.08)
-
-
-def test_a_resample_without_one_class_is_drawn_again() -> None:
-    # One speaker is all bona fide, the other all spoof: only draws of both are of use.
-    intervals = bootstrap_intervals([3.0, 1.0, 2.0, 0.0], [1, 1, 0, 0], [0, 0, 1, 1],
-                                    resamples=200, seed=0)  # fmt: skip
-    assert intervals.eer == (0.5, 0.5)
-    assert intervals.min_dcf == (0.5, 0.5)
-
-
 def test_intervals_depend_on_the_seed_alone() -> None:
     trials, scores = make_trials()
     first, again, other = (
@@ -239,30 +221,3 @@ def test_intervals_depend_on_the_seed_alone() -> None:
     assert first.pooled.intervals != other.pooled.intervals
     low, high = first.pooled.intervals.eer
     assert low < first.pooled.metrics.eer < high
-
-
-def test_many_trials_share_cells_at_no_visible_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 20_000)
-    clusters = rng.integers(0, 40, 20_000)
-    scores = rng.normal(size=20_000) + 1.5 * labels + 0.2 * clusters / 40
-    shared = bootstrap_intervals(scores, labels, clusters, resamples=100, seed=0)
-    monkeypatch.setattr(bootstrap, "MAX_CELLS", 20_000)
-    exact = bootstrap_intervals(scores, labels, clusters, resamples=100, seed=0)
-    assert shared.eer == pytest.approx(exact.eer, abs=1e-4)
-    assert shared.min_dcf == pytest.approx(exact.min_dcf, abs=1e-3)
-    assert shared.act_dcf == exact.act_dcf
-
-
-def test_no_intervals_from_one_speaker_or_no_resamples() -> None:
-    assert bootstrap_intervals([1.0, 0.0], [1, 0], [5, 5], resamples=10, seed=0) is None
-    assert bootstrap_intervals([1.0, 0.0], [1, 0], [5, 6], resamples=0, seed=0) is None
-    with pytest.raises(ScoreError, match="resamples is -1"):
-        bootstrap_intervals([1.0, 0.0], [1, 0], [5, 6], resamples=-1, seed=0)
-
-
-def test_unknown_speakers_are_clusters_of_their_own() -> None:
-    clusters = speaker_clusters(["a", "-", "b", "-", "a"])
-    assert clusters.tolist() == [0, 1, 2, 3, 0]
-    many = speaker_clusters(["-"] * 5000)
-    assert np.bincount(many).tolist() == [5] * 1000

@@ -1,34 +1,26 @@
-"""Confidence intervals of the metrics by a bootstrap over speakers.
-
-Trials of one speaker are not independent, so whole speakers are drawn with replacement, not
-trials (cluster bootstrap; Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
-"""
+"""Confidence intervals of the metrics by a bootstrap over speakers, and over training runs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_aasist.errors import ScoreError
-from sparse_aasist.evaluation.metrics import (
-    BAYES_THRESHOLD,
-    FALSE_ALARM_WEIGHT,
-    MISS_WEIGHT,
-    check_scores,
+from sparse_aasist.evaluation.metrics import Metrics, check_scores, compute_metrics
+from sparse_aasist.evaluation.resampling import (
+    ClusterSums,
+    index_clusters,
+    resample_metrics,
+    sum_clusters,
 )
 
 LEVEL = 0.95
-# Sorted trials are counted in at most this many cells, so the cost does not grow with the trials.
-# Up to this many trials every cell is one trial and nothing is approximated.
-MAX_CELLS = 4096
 # Trials whose speaker is unknown are independent as far as anyone can tell; they are dealt into
 # this many clusters, which keeps the counts small and estimates the same spread.
 MAX_UNKNOWN_CLUSTERS = 1000
-_BLOCK = 64
 
 Interval = tuple[float, float]
 
@@ -41,6 +33,24 @@ class Intervals:
     min_dcf: Interval
     act_dcf: Interval
     cllr: Interval
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Training runs of one configuration, scored on the same trials.
+
+    metrics: exact metrics of each run; their mean is the point estimate.
+    sums: what resampling needs of each run.
+    n_clusters: number of speakers.
+    """
+
+    metrics: tuple[Metrics, ...]
+    sums: tuple[ClusterSums, ...]
+    n_clusters: int
+
+    def mean(self) -> Metrics:
+        """Return the mean of each metric over the runs."""
+        return Metrics(*np.mean([astuple(metrics) for metrics in self.metrics], axis=0).tolist())
 
 
 def speaker_clusters(speakers: Sequence[str]) -> NDArray[np.int64]:
@@ -67,10 +77,6 @@ def bootstrap_intervals(
 ) -> Intervals | None:
     """Estimate 95 % intervals by drawing clusters with replacement.
 
-    Each resample gives every cluster a weight (how often it was drawn); the rates are weighted
-    counts over one sorted array. A resample without one of the classes is drawn again. EER is
-    the crossing of the two rates, between two operating points where it falls there.
-
     Args:
         scores: (N,) higher = bona fide.
         labels: (N,) 1 = bona fide, 0 = spoof.
@@ -82,112 +88,112 @@ def bootstrap_intervals(
         The 2.5 % and 97.5 % quantiles, or None with fewer than two clusters or no resamples.
 
     Raises:
-        ScoreError: as for `compute_metrics`, or a negative number of resamples.
+        ScoreError: as for `compute_metrics`, not one cluster per trial, or a negative number of
+            resamples or seed.
     """
     values, bonafide = check_scores(scores, labels)
-    names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    cluster, n_clusters = index_clusters(clusters, values.size)
     if resamples < 0:
         raise ScoreError(f"resamples is {resamples}; give 0 (no intervals) or a positive number")
-    if resamples == 0 or names.size < 2:
+    if resamples == 0 or n_clusters < 2:
         return None
-    linear = _linear_sums(values, bonafide, cluster, names.size)
-    counts = _cell_counts(values, bonafide, cluster, names.size)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for start in range(0, resamples, _BLOCK):
-        size = min(_BLOCK, resamples - start)
-        weights = _draw_weights(rng, size, linear[:, :2])
-        draws.append(_resampled_metrics(weights, linear, counts))
-    tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(np.concatenate(draws), (tail, 1.0 - tail), axis=0).tolist()
-    return Intervals(*zip(low, high, strict=True))
+    sums = sum_clusters(values, bonafide, cluster, n_clusters)
+    return percentile_intervals(resample_metrics([sums], resamples, seed)[0])
 
 
-def _linear_sums(
-    values: NDArray[np.float64],
-    bonafide: NDArray[np.bool_],
-    cluster: NDArray[np.int64],
-    n_clusters: int,
-) -> NDArray[np.float64]:
-    """Per-cluster sums (n_clusters, 6) of what enters the metrics linearly.
+def seed_intervals(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 1234,
+) -> tuple[Metrics, Intervals]:
+    """Estimate the mean metrics over training runs and 95 % intervals over speakers and runs.
 
-    Columns: bona fide trials, spoof trials, misses and false alarms at the Bayes threshold,
-    Cllr losses in nats of bona fide and of spoof.
+    Each resample draws the speakers, the same for all runs, and the runs.
+
+    Args:
+        scores: (S, N) one row per training run of the same configuration, or (N,) for one.
+        labels: (N,) 1 = bona fide, 0 = spoof.
+        clusters: (N,) integers; trials of one speaker have the same.
+        resamples: number of resamples, at least 1.
+        seed: of the random draws.
+
+    Returns:
+        Means over the runs (that of `eer_threshold` too, which tells nothing when the runs scale
+        their scores differently), and the intervals of the means. With one run they are those of
+        `bootstrap_intervals`.
+
+    Raises:
+        ScoreError: as for `compute_metrics`, naming the run; not one cluster per trial, fewer than
+            two clusters, or no resamples.
     """
-    spoof = ~bonafide
-    terms = (
-        bonafide,
-        spoof,
-        bonafide & (values < BAYES_THRESHOLD),
-        spoof & (values >= BAYES_THRESHOLD),
-        np.logaddexp(0.0, -values) * bonafide,
-        np.logaddexp(0.0, values) * spoof,
-    )
-    sums = [np.bincount(cluster, weights=term, minlength=n_clusters) for term in terms]
-    return np.stack(sums, axis=1)
+    runs = prepare_runs("scores", scores, labels, clusters, resamples)
+    draws = resample_metrics(runs.sums, resamples, seed)
+    return runs.mean(), percentile_intervals(draw_runs(draws, run_generator(seed)))
 
 
-def _cell_counts(
-    values: NDArray[np.float64],
-    bonafide: NDArray[np.bool_],
-    cluster: NDArray[np.int64],
-    n_clusters: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Count bona fide and spoof trials per (cluster, cell); cells are ordered by score."""
-    # Equal scores bona fide first, as in the official metrics.
-    order = np.lexsort((~bonafide, values))
-    n_cells = min(values.size, MAX_CELLS)
-    cell = np.empty(values.size, dtype=np.int64)
-    cell[order] = np.arange(values.size) * n_cells // values.size
-    slot = cluster * n_cells + cell
+def prepare_runs(
+    argument: str, scores: ArrayLike, labels: ArrayLike, clusters: ArrayLike, resamples: int
+) -> Runs:
+    """Check the scores (S, N) or (N,) of the argument so named and make them ready to resample.
 
-    def count(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        # float32 holds these integers exactly and doubles the speed of the products.
-        flat = np.bincount(slot[chosen], minlength=n_clusters * n_cells)
-        return flat.reshape(n_clusters, n_cells).astype(np.float32)
-
-    return count(bonafide), count(~bonafide)
-
-
-def _draw_weights(
-    rng: np.random.Generator, size: int, class_counts: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Draw how often each cluster occurs in each of `size` resamples that hold both classes."""
-    n_clusters = len(class_counts)
-    shares = np.full(n_clusters, 1.0 / n_clusters)
-    weights = rng.multinomial(n_clusters, shares, size=size)
-    while (degenerate := ~(weights @ class_counts > 0).all(axis=1)).any():
-        weights[degenerate] = rng.multinomial(n_clusters, shares, size=int(degenerate.sum()))
-    return weights.astype(np.float64)
-
-
-def _resampled_metrics(
-    weights: NDArray[np.float64],
-    linear: NDArray[np.float64],
-    counts: tuple[NDArray[np.float32], NDArray[np.float32]],
-) -> NDArray[np.float64]:
-    """Return EER, minDCF, actDCF, Cllr of each resample, (resamples, 4)."""
-    sums = weights @ linear
-    n_bonafide, n_spoof = sums[:, 0:1], sums[:, 1:2]
-    light = weights.astype(np.float32)
-    frr = np.cumsum(light @ counts[0], axis=1, dtype=np.float64) / n_bonafide
-    far = 1.0 - np.cumsum(light @ counts[1], axis=1, dtype=np.float64) / n_spoof
-    # The operating point that accepts everything costs exactly 1.
-    min_dcf = np.minimum((MISS_WEIGHT * frr + FALSE_ALARM_WEIGHT * far).min(axis=1), 1.0)
-    rates = sums[:, 2:] / np.concatenate((n_bonafide, n_spoof) * 2, axis=1)
-    act_dcf = MISS_WEIGHT * rates[:, 0] + FALSE_ALARM_WEIGHT * rates[:, 1]
-    cllr = (rates[:, 2] + rates[:, 3]) / (2.0 * math.log(2.0))
-    return np.stack((_crossing(frr, far), min_dcf, act_dcf, cllr), axis=1)
+    Raises:
+        ScoreError: as for `seed_intervals`.
+    """
+    if resamples < 1:
+        raise ScoreError(f"resamples is {resamples}; give a positive number, such as 1000")
+    try:
+        rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ScoreError(
+            f"{argument} must be numbers, as many for each run ({error}); give an array (N,) or "
+            "(runs, N)"
+        ) from error
+    if rows.ndim != 2 or len(rows) == 0:
+        raise ScoreError(f"{argument} have shape {rows.shape}; give an array (N,) or (runs, N)")
+    cluster, n_clusters = index_clusters(clusters, rows.shape[1])
+    metrics, sums = [], []
+    for number, row in enumerate(rows):
+        try:
+            values, bonafide = check_scores(row, labels)
+        except ScoreError as error:
+            raise ScoreError(f"{argument}, run {number}: {error}") from error
+        metrics.append(compute_metrics(values, bonafide))
+        sums.append(sum_clusters(values, bonafide, cluster, n_clusters))
+    if n_clusters < 2:
+        raise ScoreError(
+            "all trials belong to one cluster (speaker), so no interval can be drawn; give trials "
+            "of at least two speakers"
+        )
+    return Runs(tuple(metrics), tuple(sums), n_clusters)
 
 
-def _crossing(frr: NDArray[np.float64], far: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rate at which frr and far meet, interpolated linearly, per row."""
-    rows = np.arange(len(frr))
-    after = np.argmax(frr >= far, axis=1)
-    first = after == 0
-    frr_before = np.where(first, 0.0, frr[rows, after - 1])
-    far_before = np.where(first, 1.0, far[rows, after - 1])
-    gap_before = far_before - frr_before
-    gap_after = frr[rows, after] - far[rows, after]
-    share = gap_before / (gap_before + gap_after)
-    return frr_before + share * (frr[rows, after] - frr_before)
+def run_generator(seed: int) -> np.random.Generator:
+    """Return the generator that draws runs, independent of the one that draws speakers."""
+    return np.random.default_rng((seed, 1))
+
+
+def draw_runs(draws: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Average resampled metrics (S, resamples, 4) over runs drawn anew for each resample.
+
+    S - 1 runs are drawn of S: drawing S would give (S - 1) / S of the variance of the mean, too
+    little by a third for three runs.
+
+    Returns:
+        float64 (resamples, 4).
+
+    Source: Rao and Wu, Resampling inference with complex survey data, 1988.
+    """
+    n_runs, resamples, _ = draws.shape
+    drawn = max(n_runs - 1, 1)
+    counts = rng.multinomial(drawn, np.full(n_runs, 1.0 / n_runs), size=resamples)
+    return np.einsum("rs,srm->rm", counts, draws) / drawn
+
+
+def percentile_intervals(draws: NDArray[np.float64]) -> Intervals:
+    """Return the central 95 % of resampled metrics (resamples, 4)."""
+    tail = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(draws, (tail, 1.0 - tail), axis=0).tolist()
+    return Intervals(*zip(low, high, strict=True))

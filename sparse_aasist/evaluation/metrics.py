@@ -105,6 +105,40 @@ def equal_error_rate(rates: ErrorRates) -> tuple[float, float]:
     return float((rates.frr[index] + rates.far[index]) / 2), float(rates.thresholds[index])
 
 
+def eer_rocch(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Compute the EER of the convex hull of the ROC, where equal scores count as one step.
+
+    Unlike the official EER it interpolates: constant scores have 50 %. It is the largest error
+    rate over all priors of the best threshold for each, max_p min_i (p frr_i + (1 - p) far_i).
+
+    Args, Raises: as for `compute_metrics`.
+
+    Returns:
+        The fraction at which the lower convex hull of (far, frr) meets frr = far.
+
+    Source: Brümmer and de Villiers, The BOSARIS Toolkit user guide, 2011.
+
+    >>> eer_rocch([0.0, 0.0], [1, 0])
+    0.5
+    """
+    rates = error_rates(scores, labels)
+    # The hull's edge across the diagonal: start with the chord from end to end, and replace the
+    # end on the same side by the point farthest below, until no point is below. Points within a
+    # run of equal scores lie above its chord and need no merging.
+    low, high = 0, rates.frr.size - 1
+    while True:
+        weight_frr, weight_far = rates.far[low] - rates.far[high], rates.frr[high] - rates.frr[low]
+        between = slice(low, high + 1)
+        costs = weight_frr * rates.frr[between] + weight_far * rates.far[between]
+        lowest = low + int(np.argmin(costs))
+        if lowest in (low, high):
+            return float(costs[0] / (weight_frr + weight_far))
+        if rates.frr[lowest] < rates.far[lowest]:
+            low = lowest
+        else:
+            high = lowest
+
+
 def check_scores(
     scores: ArrayLike, labels: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

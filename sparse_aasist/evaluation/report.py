@@ -1,12 +1,13 @@
-"""The evaluation of one set of scores: pooled, seen and unseen attacks, each attack.
+"""The evaluation of one set of scores: pooled, seen and unseen attacks, each attack, each codec.
 
-Per-attack figures set all bona fide trials against one attack, as the ASVspoof5 evaluation
-package does (asvspoof-challenge/asvspoof5: evaluation-package).
+Per-attack figures set all bona fide trials against one attack, per-codec figures the bona fide
+trials of one codec against the spoofed ones, as the ASVspoof5 evaluation package does
+(asvspoof-challenge/asvspoof5: evaluation-package).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_aasist.data.protocol import ABSENT, BONAFIDE, Trial
-from sparse_aasist.errors import ScoreError
 from sparse_aasist.evaluation.bootstrap import (
     Intervals,
     bootstrap_intervals,
     speaker_clusters,
 )
 from sparse_aasist.evaluation.metrics import ErrorRates, Metrics, compute_metrics, error_rates
+from sparse_aasist.evaluation.trials import check_trials, codec_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """Metrics of one group of trials: all bona fide trials against some of the spoofed ones.
+    """Metrics of one group of trials.
 
-    group: "pooled", "seen attacks", "unseen attacks" or "attack".
-    name: the group, or the attack.
+    group: "pooled", "seen attacks", "unseen attacks", "attack" or "codec".
+    name: the group, or the attack or codec.
     n_speakers: clusters of the bootstrap; trials without a speaker count one each, up to 1,000.
     seen: whether an attack was in training; None for other groups or where nobody said.
     intervals: 95 % intervals over speakers; None with fewer than two speakers.
@@ -92,7 +93,7 @@ def evaluate_trials(
 ) -> Evaluation:
     """Compute all metrics of a scored protocol, with intervals over speakers.
 
-    Spoofed trials whose attack is not named ("-") count in the pooled row only.
+    Spoofed trials whose attack is not named ("-") count in no row of an attack.
 
     Args:
         trials: the protocol, with labels.
@@ -103,47 +104,33 @@ def evaluate_trials(
         seed: of the bootstrap.
 
     Returns:
-        The rows pooled, seen attacks, unseen attacks (where they exist), then each attack.
+        The rows pooled, seen attacks, unseen attacks (where they exist), then each attack, then
+        each codec that has trials of both classes when the protocol has more than one codec.
 
     Raises:
         ScoreError: labels are withheld, the lengths differ, a score is not finite (names the
             trial), or one class is absent.
     """
-    values, labels = _check(trials, scores)
+    values, labels = check_trials(trials, scores)
     clusters = speaker_clusters([trial.speaker for trial in trials])
-    attacks = np.array([trial.attack for trial in trials])
-    bonafide = labels == BONAFIDE
-    known = ~bonafide & (attacks != ABSENT)
-
-    def row(group: str, name: str, spoof: NDArray[np.bool_], seen: bool | None) -> ReportRow:
-        chosen = bonafide | spoof
+    rows = []
+    for group, name, chosen in _groups(trials, labels == BONAFIDE, seen_attacks):
         group_scores, group_labels = values[chosen], labels[chosen]
-        return ReportRow(
+        summary = group not in ("attack", "codec")
+        row = ReportRow(
             group=group,
             name=name,
-            n_bonafide=int(bonafide.sum()),
-            n_spoof=int(spoof.sum()),
+            n_bonafide=int(np.count_nonzero(group_labels == BONAFIDE)),
+            n_spoof=int(np.count_nonzero(group_labels != BONAFIDE)),
             n_speakers=np.unique(clusters[chosen]).size,
             metrics=compute_metrics(group_scores, group_labels),
             intervals=bootstrap_intervals(
                 group_scores, group_labels, clusters[chosen], resamples=resamples, seed=seed
             ),
-            seen=seen,
-            rates=None if group == "attack" else error_rates(group_scores, group_labels),
+            seen=name in seen_attacks if group == "attack" and seen_attacks else None,
+            rates=error_rates(group_scores, group_labels) if summary else None,
         )
-
-    rows = [row("pooled", "pooled", ~bonafide, None)]
-    if seen_attacks:
-        in_training = np.isin(attacks, list(seen_attacks))
-        for name, spoof in (
-            ("seen attacks", known & in_training),
-            ("unseen attacks", known & ~in_training),
-        ):
-            if spoof.any():
-                rows.append(row(name, name, spoof, None))
-    for attack in np.unique(attacks[known]).tolist():
-        seen = attack in seen_attacks if seen_attacks else None
-        rows.append(row("attack", attack, known & (attacks == attack), seen))
+        rows.append(row)
     return Evaluation(tuple(rows), _direction_warning(rows[0].metrics.eer), resamples, seed)
 
 
@@ -166,7 +153,7 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         table.add_column(header, justify="right")
     previous = "pooled"
     for row in evaluation.rows:
-        if row.group == "attack" and previous != "attack":
+        if row.group in ("attack", "codec") and previous != row.group:
             table.add_section()
         previous = row.group
         intervals, metrics = row.intervals, row.metrics
@@ -191,29 +178,29 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         console.print(f"Warning: {evaluation.warning}", style="bold yellow", highlight=False)
 
 
-def _check(
-    trials: Sequence[Trial], scores: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    withheld = [trial.name for trial in trials if trial.label is None]
-    if withheld:
-        raise ScoreError(
-            f"labels are missing for {len(withheld)} of {len(trials)} trials ({withheld[0]} is "
-            "the first), so metrics cannot be computed; write the scores and evaluate them with "
-            "a protocol that has labels"
-        )
-    values = np.asarray(scores, dtype=np.float64)
-    if values.shape != (len(trials),):
-        raise ScoreError(
-            f"scores have shape {values.shape} for {len(trials)} trials; give one score per trial, "
-            "in the order of the protocol"
-        )
-    faulty = np.flatnonzero(~np.isfinite(values))
-    if faulty.size:
-        raise ScoreError(
-            f"the score of trial {trials[faulty[0]].name} is {values[faulty[0]]} ({faulty.size} of "
-            f"{values.size} scores are not finite); find out why the model returned it"
-        )
-    return values, np.array([trial.label for trial in trials], dtype=np.int64)
+def _groups(
+    trials: Sequence[Trial], bonafide: NDArray[np.bool_], seen_attacks: frozenset[str]
+) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Yield group, name and trials of each row."""
+    attacks = np.array([trial.attack for trial in trials])
+    codecs = np.array([trial.codec for trial in trials])
+    known = ~bonafide & (attacks != ABSENT)
+    yield "pooled", "pooled", np.ones(len(trials), dtype=bool)
+    if seen_attacks:
+        in_training = np.isin(attacks, list(seen_attacks))
+        for name, spoof in (
+            ("seen attacks", known & in_training),
+            ("unseen attacks", known & ~in_training),
+        ):
+            if spoof.any():
+                yield name, name, bonafide | spoof
+    for attack in np.unique(attacks[known]).tolist():
+        yield "attack", attack, bonafide | (known & (attacks == attack))
+    names = np.unique(codecs).tolist()
+    for codec in names if len(names) > 1 else ():
+        chosen = codecs == codec
+        if bonafide[chosen].any() and not bonafide[chosen].all():
+            yield "codec", codec_name(codec), chosen
 
 
 def _direction_warning(eer: float) -> str | None:
