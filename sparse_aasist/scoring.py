@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from sparse_aasist.data.dataset import ScoringTrials, checked, collate
 from sparse_aasist.data.protocol import Split
+from sparse_aasist.embeddings import Embeddings, check_finite
 from sparse_aasist.errors import ScoreError
 from sparse_aasist.models import AASIST, Output
 from sparse_aasist.models.head import zero_fraction
@@ -25,10 +26,12 @@ class Scores(NamedTuple):
     Attributes:
         scores: float64 (N,), logit difference bona fide - spoof; higher is more bona fide.
         zero_fraction: measured share of exact zeros in the embeddings, 0..1.
+        embeddings: with the head behind them, if they were asked for.
     """
 
     scores: NDArray[np.float64]
     zero_fraction: float
+    embeddings: Embeddings | None
 
 
 def score(output: Output) -> Tensor:
@@ -45,6 +48,7 @@ def score_trials(
     *,
     batch_size: int,
     workers: int = 0,
+    embeddings: bool = False,
     track: Callable[[Iterable], Iterable] = iter,
 ) -> Scores:
     """Score the first `samples` samples of every trial of `split`, shared among all processes.
@@ -56,10 +60,11 @@ def score_trials(
         samples: length that is scored; shorter audio is repeated.
         batch_size: trials per forward pass.
         workers: loader processes.
+        embeddings: return them too; takes 4 D bytes per trial.
         track: wraps the batches, for a progress bar.
 
     Raises:
-        ScoreError: a score is not finite; names the trial.
+        ScoreError: a score or an embedding is not finite; names the trial.
         AudioError: a file cannot be used; names it.
     """
     own = range(fabric.global_rank, len(split.trials), fabric.world_size)
@@ -73,20 +78,34 @@ def score_trials(
         ),
         use_distributed_sampler=False,
     )
-    # The last column counts zeros, so that one sum over the processes gathers everything.
-    gathered = torch.zeros(len(split.trials), 2, device=fabric.device)
+    # Score, share of zeros, embedding: one sum over the processes gathers everything.
+    width = 2 + (model.config.dim if embeddings else 0)
+    gathered = torch.zeros(len(split.trials), width, device=fabric.device)
     was_training = model.training
     model.eval()
     try:
         for batch in checked(track(loader)):
             with fabric.autocast():
                 output = model(batch.waveform)
-            zeros = zero_fraction(output.embedding)
-            gathered[batch.index] = torch.stack([score(output), zeros], dim=1)
+            columns = [score(output)[:, None], zero_fraction(output.embedding)[:, None]]
+            if embeddings:
+                columns.append(output.embedding)
+            gathered[batch.index] = torch.cat(columns, dim=1)
     finally:
         model.train(was_training)
-    gathered = fabric.all_reduce(gathered, reduce_op="sum").double().cpu()
-    return Scores(_finite(gathered[:, 0].numpy(), split), gathered[:, 1].mean().item())
+    gathered = fabric.all_reduce(gathered, reduce_op="sum").cpu().numpy()
+    return Scores(
+        _finite(gathered[:, 0].astype(np.float64), split),
+        float(gathered[:, 1].mean(dtype=np.float64)),
+        _with_head(gathered[:, 2:], model, split) if embeddings else None,
+    )
+
+
+def _with_head(embeddings: NDArray[np.float32], model: AASIST, split: Split) -> Embeddings:
+    names = tuple(trial.name for trial in split.trials)
+    check_finite(embeddings, names, split.name)
+    weight, bias = (tensor.detach().cpu().numpy() for tensor in model.out_layer.parameters())
+    return Embeddings(names, embeddings, weight, bias)
 
 
 def _finite(scores: NDArray[np.float64], split: Split) -> NDArray[np.float64]:

@@ -172,6 +172,11 @@ def open_split(data_dir: str | os.PathLike[str], split: str) -> Split:
     return Split(split, tuple(read_protocol(protocol_path)), audio_dir)
 
 
+def has_split(data_dir: str | os.PathLike[str], split: str) -> bool:
+    """Tell whether a data directory holds the protocol of `split`."""
+    return any((Path(data_dir) / name).is_file() for name in _protocol_names(split))
+
+
 def trials_digest(*splits: Split) -> str:
     """Return a sha256 over the trials of `splits`, in order: equal counts prove nothing."""
     digest = hashlib.sha256()

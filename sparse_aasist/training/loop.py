@@ -189,7 +189,7 @@ class _Run:
     def _end_epoch(self, started: float) -> None:
         state, config = self.state, self.config
         self._share_buffers()
-        scores, zeros = score_trials(
+        scores, zeros, _ = score_trials(
             self.fabric,
             state.model,
             self.dev_split,
