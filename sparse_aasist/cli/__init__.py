@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sparse_aasist.cli import corpus, evaluate, info, train
+from sparse_aasist.cli import compare, corpus, evaluate, info, sweep, train
 from sparse_aasist.errors import SparseAasistError
 
-COMMANDS = {"train": train, "evaluate": evaluate, "corpus": corpus, "info": info}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "sweep": sweep,
+    "corpus": corpus,
+    "info": info,
+}
 USER_ERROR, INTERRUPTED = 2, 130
 
 

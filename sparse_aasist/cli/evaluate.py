@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparse_aasist.cli.arguments import integer_from
 
-HELP = "score the dev or eval split with a checkpoint and report the official metrics"
+HELP = "score a split with a checkpoint and report the official metrics"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", type=Path, help="best.safetensors of a run, or a published .pth")
     add("--conf", type=Path, metavar="FILE", help="upstream's .conf beside a published .pth")
     add("--data", type=Path, metavar="DIR", help="default: the small real corpus, built if absent")
-    add("--split", choices=("dev", "eval"), default="eval", help="which trials (eval)")
+    add("--split", choices=("train", "dev", "eval"), default="eval", help="trials (eval)")
     add("--output", type=Path, metavar="DIR", help="default: the folder of the checkpoint")
+    add("--embeddings", action="store_true", help="write the embeddings and the head, .npz")
     add("--batch-size", type=integer_from(1), default=24, help="trials per forward pass (24)")
     add("--workers", type=integer_from(0), default=0, help="loader processes (0)")
 
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from sparse_aasist.cli.data import corpus_or
     from sparse_aasist.data.protocol import open_split
+    from sparse_aasist.embeddings import embeddings_path
     from sparse_aasist.engine import make_fabric
     from sparse_aasist.evaluation.scores import write_scores
     from sparse_aasist.files import check_writable
@@ -53,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         scoring_samples(arguments.checkpoint),
         batch_size=arguments.batch_size,
         workers=arguments.workers,
+        embeddings=arguments.embeddings,
         track=lambda loader: track(loader, f"scoring {arguments.split}", console=console),
     )
     score_file = folder / f"{arguments.split}_scores.tsv"
@@ -60,6 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         f"scores: {score_file} ({len(split.trials)} trials)", soft_wrap=True, markup=False
     )
+    if result.embeddings is not None:
+        file = embeddings_path(folder, arguments.split)
+        result.embeddings.save(file)
+        console.print(f"embeddings: {file}", soft_wrap=True, markup=False)
     if any(trial.label is None for trial in split.trials):
         console.print("the protocol withholds labels, so there are no metrics to report")
         return 0

@@ -6,13 +6,17 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparse_aasist.cli.arguments import integer_from
+
+if TYPE_CHECKING:
+    from sparse_aasist.training.config import TrainingConfig
 
 HELP = "train a detector on a directory in ASVspoof5 layout"
 
 MODEL_OPTIONS = ("dim", "k", "sigmoid", "topk_by", "topk_order")
-RECIPE_OPTIONS = ("epochs", "batch_size", "lr", "lr_min", "seed", "precision")
+RECIPE_OPTIONS = ("epochs", "batch_size", "lr", "lr_min", "precision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,16 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", type=Path, metavar="DIR", help="default: the small real corpus, built if absent")
     add("--output", type=Path, metavar="DIR", help="run folder (runs/k20_dim320_seed1234)")
-    add("--preset", choices=("asvspoof5", "demo"), default="asvspoof5", help="recipe (asvspoof5)")
     add("--resume", action="store_true", help="continue the run in --output")
     add("--seed", type=integer_from(0), help="of weights, order, crops and dropout (1234)")
+    add_recipe(parser)
+    add("--devices", type=integer_from(1), default=1, help="number of GPUs (1)")
+    add("--workers", type=integer_from(0), help="loader processes per device")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Declare the preset and what may depart from it."""
+    add = parser.add_argument
+    add("--preset", choices=("asvspoof5", "demo"), default="asvspoof5", help="recipe (asvspoof5)")
     add("--epochs", type=integer_from(1))
     add("--batch-size", type=integer_from(2), help="over all devices")
     add("--lr", type=float, help="learning rate of the first step")
     add("--lr-min", type=float, help="learning rate of the last step")
     add("--precision", choices=("32-true", "bf16-mixed", "auto"))
-    add("--devices", type=integer_from(1), default=1, help="number of GPUs (1)")
-    add("--workers", type=integer_from(0), help="loader processes per device")
+
+
+def recipe(arguments: argparse.Namespace) -> TrainingConfig:
+    """Return the preset with what `add_recipe` was given in its place."""
+    from sparse_aasist.training.config import PRESETS, TrainingConfig
+
+    given = {name: getattr(arguments, name) for name in RECIPE_OPTIONS}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return TrainingConfig(**{**PRESETS[arguments.preset], **chosen})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,16 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
     from sparse_aasist.cli.data import corpus_or
     from sparse_aasist.models import AASISTConfig
     from sparse_aasist.runtime import tune_process
-    from sparse_aasist.training.config import PRESETS, TrainingConfig
     from sparse_aasist.training.loop import Interrupted, train
 
     tune_process()
     # Of several processes only the first one speaks.
     console = Console(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
     model = AASISTConfig(**{name: getattr(arguments, name) for name in MODEL_OPTIONS})
-    config = TrainingConfig(model=model, **PRESETS[arguments.preset])
-    given = {name: getattr(arguments, name) for name in RECIPE_OPTIONS}
-    config = dataclasses.replace(config, **{n: v for n, v in given.items() if v is not None})
+    config = dataclasses.replace(recipe(arguments), model=model)
+    if arguments.seed is not None:
+        config = dataclasses.replace(config, seed=arguments.seed)
     output = arguments.output or Path("runs") / f"k{model.k}_dim{model.dim}_seed{config.seed}"
     try:
         best = train(
