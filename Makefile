@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## the whole test suite
 test-cuda: $(VENV)/.dev ## the suite on a machine with a GPU; a missing GPU is a failure
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -q --benchmark-skip
 
-bench: $(VENV)/.dev ## all benchmarks, or SUITE=topk|graph|model, on this CPU; writes the results
+bench: $(VENV)/.dev ## all benchmarks, or SUITE=topk|graph|model|analysis, on this CPU; writes the results
 	$(call run_benchmarks,cpu)
 
 bench-cuda: $(VENV)/.dev ## the same on a GPU

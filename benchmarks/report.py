@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import analysis_tables
 import graph_tables
 import model_tables
 import topk_tables
@@ -24,7 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-SUITES = {"topk": topk_tables, "graph": graph_tables, "model": model_tables}
+SUITES = {
+    "topk": topk_tables,
+    "graph": graph_tables,
+    "model": model_tables,
+    "analysis": analysis_tables,
+}
 METRICS = {"bytes": "bytes", "peak_bytes": "bytes", "launches": "kernels"}
 
 

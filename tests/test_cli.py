@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +19,10 @@ import torch
 from synthetic import make_corpus
 
 from sparse_aasist.cli import main
-from sparse_aasist.data.protocol import open_split
+from sparse_aasist.data.protocol import SPLITS, open_split, write_protocol
+from sparse_aasist.embeddings import Embeddings
 from sparse_aasist.evaluation.metrics import compute_metrics
-from sparse_aasist.evaluation.scores import match_scores, read_scores
+from sparse_aasist.evaluation.scores import match_scores, read_scores, write_scores
 from sparse_aasist.models import AASIST
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,9 +73,53 @@ def test_scores_are_logit_differences_in_protocol_order(run, corpus, tmp_path):
     assert scores[split.trials[3].name] == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)
 
 
-def test_withheld_labels_are_scored_without_metrics(run, corpus, tmp_path, capsys):
-    import shutil
+def test_embeddings_and_their_head_give_the_scores_again(run, corpus, tmp_path):
+    arguments = ["--split", "train", "--embeddings", "--output", str(tmp_path)]
+    assert evaluate(run, corpus, *arguments) == 0
+    found = Embeddings.load(tmp_path / "train_embeddings.npz")
+    scores = read_scores(tmp_path / "train_scores.tsv")
+    assert found.names == tuple(scores) == tuple(t.name for t in open_split(corpus, "train").trials)
+    again = found.embeddings @ found.contributions_per_unit + found.bias
+    np.testing.assert_allclose(again, list(scores.values()), atol=1e-5)
 
+
+def test_several_codecs_get_a_table_of_attacks_by_codec(run, corpus, tmp_path, capsys):
+    data = shutil.copytree(corpus, tmp_path / "data")
+    trials = [
+        dataclasses.replace(trial, codec="C01" if index < 4 else "-")
+        for index, trial in enumerate(open_split(corpus, "eval").trials)
+    ]
+    write_protocol(data / SPLITS["eval"][1], trials)
+    assert evaluate(run, data, "--output", str(tmp_path)) == 0
+    scores = match_scores(trials, read_scores(tmp_path / "eval_scores.tsv"))
+    with open(tmp_path / "eval_eer_by_codec.csv") as file:
+        rows = {row["attack"]: row for row in csv.DictReader(file)}
+    labels = np.array([trial.label for trial in trials])
+    coded = compute_metrics(scores[:4], labels[:4]).eer
+    assert float(rows["pooled"]["C01"]) == coded
+    assert float(rows["pooled"]["pooled"]) == compute_metrics(scores, labels).eer
+    assert (tmp_path / "eval_eer_by_codec.tex").read_text().count(r"\\") == len(rows) + 1
+    assert "eval_eer_by_codec.csv" in capsys.readouterr().out
+
+
+def test_compare_tells_the_paired_difference_of_score_files(corpus, tmp_path, capsys):
+    trials = open_split(corpus, "eval").trials
+    labels = np.array([trial.label for trial in trials])
+    files = [tmp_path / f"{name}.tsv" for name in ("perfect", "flipped")]
+    for file, sign in zip(files, (1.0, -1.0), strict=True):
+        write_scores(file, [trial.name for trial in trials], sign * (2.0 * labels - 1.0))
+    command = ["compare", "--a", str(files[0]), "--b", str(files[1]), "--data", str(corpus)]
+    assert main(command) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("EER"))
+    assert row.split()[2:5] == ["0.00", "100.00", "-100.00"]
+
+    files[1].write_text(files[1].read_text().rsplit("\n", 2)[0] + "\n")
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "flipped.tsv" in error and "1 of 8 trials have no score" in error
+
+
+def test_withheld_labels_are_scored_without_metrics(run, corpus, tmp_path, capsys):
     copy = shutil.copytree(corpus, tmp_path / "corpus")
     protocol = copy / "ASVspoof5.eval.track_1.tsv"
     lines = [line.split() for line in protocol.read_text().splitlines()]
@@ -164,8 +212,6 @@ def test_unwritable_output_is_named_before_scoring(run, corpus, tmp_path, capsys
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_truncated_trial_is_named_and_no_result_is_left(run, corpus, tmp_path, capsys, workers):
-    import shutil
-
     copy = shutil.copytree(corpus, tmp_path / "corpus")
     victim = sorted((copy / "flac_E_eval").iterdir())[2]
     victim.write_bytes(victim.read_bytes()[:300])
@@ -182,8 +228,6 @@ def test_info_names_versions_and_backends(capsys):
 
 
 def test_default_corpus_is_built_when_absent(run, corpus, tmp_path, monkeypatch, capsys):
-    import shutil
-
     import sparse_aasist.corpus as builder
 
     target = tmp_path / "cache" / "corpus"

@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _report(name, trials, result, data, folder, console) -> None:
     from sparse_aasist.data.protocol import seen_attacks
+    from sparse_aasist.evaluation.conditions import condition_table
     from sparse_aasist.evaluation.figures import plot
     from sparse_aasist.evaluation.report import evaluate_trials, print_table
     from sparse_aasist.files import write_text
@@ -86,5 +87,11 @@ def _report(name, trials, result, data, folder, console) -> None:
     record = {"split": name, "zero_fraction": result.zero_fraction, **evaluation.to_dict()}
     write_text(folder / f"{name}_metrics.json", json.dumps(record, indent=2) + "\n")
     plot(evaluation, folder / f"{name}.png")
-    for what, file in (("metrics", f"{name}_metrics.json"), ("figure", f"{name}.png")):
+    written = [("metrics", f"{name}_metrics.json"), ("figure", f"{name}.png")]
+    if len({trial.codec for trial in trials}) > 1:
+        table = condition_table(trials, result.scores)
+        for kind, text in (("csv", table.to_csv()), ("tex", table.to_latex())):
+            written.append(("EER by attack and codec", f"{name}_eer_by_codec.{kind}"))
+            write_text(folder / written[-1][1], text)
+    for what, file in written:
         console.print(f"{what}: {folder / file}", soft_wrap=True, markup=False)
