@@ -77,6 +77,12 @@ def test_departures_from_the_defaults_are_named():
     assert names == ["dim20_k5_sigmoid_abs_after_dropout_seed1", "dim20_dense_sigmoid_seed1"]
 
 
+def test_the_dense_model_is_run_once_whatever_is_ranked():
+    grid = Grid(dims=(20,), ks=(5, "dense"), seeds=(1,), topk_bys=("value", "abs"))
+    names = [run_name(config) for config in grid.runs(RECIPE)]
+    assert names == ["dim20_k5_seed1", "dim20_k5_abs_seed1", "dim20_dense_seed1"]
+
+
 def test_faulty_grids_are_refused():
     with pytest.raises(SparseAasistError, match="seeds of a grid must name at least one value"):
         Grid(seeds=())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from sparse_aasist.models import AASISTConfig
 from sparse_aasist.sweep.collect import Configuration, ScoredSplit
-from sparse_aasist.sweep.verdicts import FAILS, HOLDS, UNDECIDED, judge, welch_interval
+from sparse_aasist.sweep.verdicts import FAILS, HOLDS, UNDECIDED, judge, rank_test, welch_interval
 
 SPEAKERS, PER_SPEAKER = 40, 6
 ATTACKS = np.tile(["bonafide", "bonafide", "A01", "A02", "A03", "A04"], SPEAKERS)
@@ -52,8 +54,8 @@ def analysis(level=0.0, causal=(), rates=None, shares=None):
         "attacks": {"equal_width": {s: {"mean": means, "weighted_mean": means} for s in scores}},
         "all_attacks": {
             "factors": [*rates, "bonafide"],
-            "nmi": [[*shares, 0.9], [0.0] * 5],
-            "null_mean": [[0.0] * 5] * 2,
+            "nmi": [[*shares, 0.9], [0.0] * (len(rates) + 1)],
+            "null_mean": [[0.0] * (len(rates) + 1)] * 2,
         },
         "detected": {},
         "undetected": rates,
@@ -144,6 +146,7 @@ def test_one_falling_metric_is_enough_against_disentanglement():
         ([(1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1)], HOLDS),
         ([(0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 1, 0)], FAILS),
         ([(1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 1, 0)], UNDECIDED),
+        ([(1,), (1,), (1,)], UNDECIDED),
     ],
 )
 def test_single_dimensions_are_judged_by_the_share_of_dedicated_ones(causal, outcome):
@@ -159,13 +162,37 @@ def test_single_dimensions_are_judged_by_the_share_of_dedicated_ones(causal, out
 
 def test_undetected_attacks_are_judged_by_the_rank_of_their_information():
     sparse = configuration(320, 20)
+    rates = {f"A{i:02d}": i / 10 for i in range(1, 6)}
 
     def outcome(shares):
-        analyses = {run.name: analysis(shares=shares) for run in sparse.runs}
+        analyses = {run.name: analysis(rates=rates, shares=shares) for run in sparse.runs}
         return verdict("Attacks that", judge(collection((sparse, {})), analyses)).outcome
 
-    assert outcome([0.4, 0.3, 0.2, 0.1]) == HOLDS
-    assert outcome([0.1, 0.2, 0.3, 0.4]) == FAILS
+    assert outcome([0.5, 0.4, 0.3, 0.2, 0.1]) == HOLDS
+    assert outcome([0.1, 0.2, 0.3, 0.4, 0.5]) == FAILS
+    # 2 of the 120 orders are as extreme as the two above, 16 as extreme as this one.
+    assert outcome([0.4, 0.5, 0.3, 0.1, 0.2]) == UNDECIDED
+
+
+def test_rank_test_is_spearmans_for_one_run_and_counts_cases_once_for_many():
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((2, 7))
+    rho, p_value = rank_test([np.stack((x, y))])
+    assert rho == pytest.approx(spearmanr(x, y).statistic)
+    orders = [spearmanr(x, y[list(order)]).statistic for order in permutations(range(7))]
+    assert p_value == pytest.approx(np.mean(np.abs(orders) >= abs(rho) - 1e-12))
+    assert rank_test([np.stack((x, y))] * 5) == pytest.approx((rho, p_value))
+    constant = np.stack((x, np.ones(7)))
+    assert rank_test([constant]) == (0.0, 1.0)
+
+
+def test_rank_test_of_many_cases_finds_what_is_there_and_no_more():
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal(20)
+    assert rank_test([np.stack((x, x))] * 2) == pytest.approx((1.0, 1e-4))
+    # Under the null p is uniform: at most 5 % of tests are below 0.05, up to chance.
+    runs = [rank_test([rng.standard_normal((2, 9))])[1] < 0.05 for _ in range(60)]
+    assert np.mean(runs) < 0.15
 
 
 def test_welch_interval_is_the_textbook_one():

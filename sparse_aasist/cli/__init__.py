@@ -6,14 +6,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sparse_aasist.cli import compare, corpus, evaluate, info, sweep, train
+from sparse_aasist.cli import (
+    analyse,
+    compare,
+    corpus,
+    evaluate,
+    explain,
+    info,
+    report,
+    sweep,
+    train,
+)
 from sparse_aasist.errors import SparseAasistError
 
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "analyse": analyse,
+    "explain": explain,
     "compare": compare,
     "sweep": sweep,
+    "report": report,
     "corpus": corpus,
     "info": info,
 }

@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sparse_aasist.cli.data import corpus_or
+    from sparse_aasist.report import write_report
+    from sparse_aasist.sweep.collect import Collection
     from sparse_aasist.sweep.folder import SweepFolder
     from sparse_aasist.sweep.grid import Grid, parse_counts
     from sparse_aasist.sweep.runner import run_sweep
@@ -61,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     data = corpus_or(arguments.data, console)
     folder.add(grid.runs(recipe(arguments)), data)
     failed = run_sweep(folder, data, workers=arguments.workers, console=console)
+    if any(run.is_finished for run in folder.runs()):
+        write_report(Collection(folder, data), console=console)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", soft_wrap=True, markup=False)
     return 1 if failed else 0

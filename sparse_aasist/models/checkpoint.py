@@ -7,6 +7,7 @@ Our files carry the model configuration in their metadata and the weights under 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -124,6 +125,34 @@ def scoring_samples(path: str | os.PathLike[str]) -> int:
         return PUBLISHED_SAMPLES
     with _opened(path) as file:
         return _metadata(file).get("scoring", {}).get("samples", PUBLISHED_SAMPLES)
+
+
+def scoring_calibration(path: str | os.PathLike[str]) -> dict[str, float] | None:
+    """Return the calibration of the scores of the model in `path`, fitted on dev when it was saved.
+
+    Returns:
+        Scale and offset, for `Calibration.from_dict`; None for a published model and for one that
+        was trained before calibration was kept.
+
+    Raises:
+        CheckpointError: the file is missing or unreadable; names it.
+    """
+    if Path(path).suffix != ".safetensors":
+        return None
+    with _opened(path) as file:
+        return _metadata(file).get("scoring", {}).get("calibration")
+
+
+def checkpoint_digest(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a checkpoint, which tells whether an analysis is of this very model.
+
+    Raises:
+        CheckpointError: the file cannot be read; names it.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def infer_config(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ class Collection:
             acoustics = measure_split(scored.split, self.recipe.eval_samples, cache)
         found = {}
         for run in track(self.runs):
-            path = run.path / f"{split}_analysis.json"
+            path = run.path / f"{split}_sweep_analysis.json"
             analysis = read_analysis(path) if path.is_file() else None
             if analysis is None or tuple(analysis["headline"]) != attacks:
                 analysis = self._analyse(run, scored, attacks, acoustics)

@@ -81,6 +81,7 @@ class SweepFolder:
         self.path = Path(path)
         self.plan = self.path / "sweep.json"
         self.results = self.path / "results.csv"
+        self.configurations = self.path / "configurations.csv"
 
     def add(self, configs: Sequence[TrainingConfig], data_dir: str | os.PathLike[str]) -> None:
         """Write the plan, or add runs to the one that is there.

@@ -14,6 +14,7 @@ from sparse_aasist.training.config import TrainingConfig
 
 DENSE = "dense"
 """In place of a k: keep all D values, the baseline that TopK is compared with."""
+_PLAIN = {"topk_by": "value", "topk_order": "before_dropout"}
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,14 @@ class Grid:
         order = (self.seeds, self.dims, self.ks, self.sigmoids, self.topk_bys, self.topk_orders)
         configs: list[TrainingConfig] = []
         for seed, dim, k, sigmoid, by, topk_order in itertools.product(*order):
+            count = dim if k == DENSE else k
+            # What is ranked, and when, has no meaning where nothing is left out.
+            choice = {"topk_by": by, "topk_order": topk_order} if count != dim else {}
             model = dataclasses.replace(
-                recipe.model,
-                dim=dim,
-                k=_count(k, dim),
-                sigmoid=sigmoid,
-                topk_by=by,
-                topk_order=topk_order,
+                recipe.model, **{"dim": dim, "k": count, "sigmoid": sigmoid, **_PLAIN, **choice}
             )
             config = dataclasses.replace(recipe, model=model, seed=seed)
-            # `dense` and a k that equals D are the same run.
+            # `dense` and a k that equals D are the same run, whatever else they ask of TopK.
             if config not in configs:
                 configs.append(config)
         return configs
@@ -76,10 +75,7 @@ def configuration_name(model: AASISTConfig) -> str:
     dense = model.k is None or model.k == model.dim
     words = [f"dim{model.dim}", DENSE if dense else f"k{model.k}"]
     words += ["sigmoid"] if model.sigmoid else []
-    # What is ranked, and when, has no meaning where nothing is left out.
-    if not dense:
-        words += [model.topk_by] if model.topk_by != "value" else []
-        words += [model.topk_order] if model.topk_order != "before_dropout" else []
+    words += [getattr(model, key) for key, plain in _PLAIN.items() if getattr(model, key) != plain]
     return "_".join(words)
 
 
@@ -96,14 +92,6 @@ def shared_recipe(config: TrainingConfig) -> dict[str, Any]:
     values["model"] = {key: value for key, value in model.items() if key not in axes}
     del values["seed"]
     return values
-
-
-def _count(k: int | str, dim: int) -> int:
-    if k == DENSE:
-        return dim
-    if not isinstance(k, int):
-        raise SparseAasistError(f"k must be an integer or {DENSE!r}, got {k!r}")
-    return k
 
 
 def parse_counts(texts: Sequence[str]) -> tuple[int | str, ...]:

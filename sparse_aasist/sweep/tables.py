@@ -79,17 +79,6 @@ def configuration_rows(collection: Collection) -> list[Row]:
     return rows
 
 
-def write_tables(collection: Collection) -> tuple[Path, Path]:
-    """Write results.csv (runs) and configurations.csv into the folder of the sweep."""
-    path = collection.folder.path
-    files = path / "results.csv", path / "configurations.csv"
-    for file, rows in zip(
-        files, (run_rows(collection), configuration_rows(collection)), strict=True
-    ):
-        write_csv(file, rows)
-    return files
-
-
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write rows with equal keys as comma-separated text, atomically."""
     text = io.StringIO()

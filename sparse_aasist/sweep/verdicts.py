@@ -6,6 +6,7 @@ the interval leaves it open, and with few runs it usually does.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -179,62 +180,87 @@ def _above_null(
 
 
 def _dedicates(configuration: Configuration, analyses: Analyses) -> Verdict | None:
-    shares = []
-    for run in configuration.runs:
-        found = analyses[run.name]["dedicated"]
-        if found:
-            shares.append(np.mean([entry["causal"] for entry in found.values()]))
-    if not shares:
+    from scipy.stats import binomtest
+
+    found = [analyses[run.name]["dedicated"] for run in configuration.runs]
+    cases = [entry["causal"] for attacks in found if attacks for entry in attacks.values()]
+    if not cases:
         return None
-    interval = _mean_interval(shares)
-    outcome = UNDECIDED
-    if interval is not None:
-        low, high = interval
-        outcome = HOLDS if low > 0.5 else FAILS if high < 0.5 else UNDECIDED
+    share = binomtest(sum(cases), len(cases)).proportion_ci(0.95, method="wilson")
+    outcome = HOLDS if share.low > 0.5 else FAILS if share.high < 0.5 else UNDECIDED
     return Verdict(
         "Single dimensions encode single attacks",
         f"{configuration.name}, dev",
         outcome,
         "share of attacks whose best dimension on one half of the trials is above the null and "
         "strongest for the same attack on the other half, and moves that attack's EER most when "
-        "silenced; holds if the 95 % t interval over runs is above one half",
-        f"share {np.mean(shares):.2f}" + _range(interval) + f" over {len(shares)} runs",
+        "silenced; holds if Wilson's 95 % interval over attacks and runs is above one half",
+        f"{sum(cases)} of {len(cases)}, share {np.mean(cases):.2f} "
+        f"[{share.low:.2f}, {share.high:.2f}], {len(found)} runs",
     )
 
 
 def _ignores_undetected(configuration: Configuration, analyses: Analyses) -> Verdict | None:
-    from scipy.stats import spearmanr
-
-    rhos = []
-    for run in configuration.runs:
-        analysis = analyses[run.name]
-        found = analysis["all_attacks"]
-        if not found:
-            continue
-        rates = analysis["detected"] | analysis["undetected"]
-        corrected = np.array(found["nmi"]) - np.array(found["null_mean"])
-        pairs = [
-            (rates[attack], corrected[:, column].max())
-            for column, attack in enumerate(found["factors"])
-            if attack in rates
-        ]
-        if len(pairs) >= 4 and all(np.ptp(side) > 0 for side in zip(*pairs, strict=True)):
-            rhos.append(float(spearmanr(*zip(*pairs, strict=True)).statistic))
-    if not rhos:
+    pairs = [_rates_and_shares(analyses[run.name]) for run in configuration.runs]
+    usable = [pair for pair in pairs if pair is not None]
+    # Fewer attacks than four have too few orders for any of them to be rare.
+    if not usable or usable[0].shape[1] < 4:
         return None
-    interval = _mean_interval(rhos)
+    rho, p_value = rank_test(usable)
     outcome = UNDECIDED
-    if interval is not None:
-        low, high = interval
-        outcome = HOLDS if high < 0 else FAILS if low > 0 else UNDECIDED
+    if p_value < 0.05:
+        outcome = HOLDS if rho < 0 else FAILS
     return Verdict(
         "Attacks that are not detected are not encoded",
         f"{configuration.name}, dev",
         outcome,
         "Spearman's rho between an attack's EER and the largest share of its entropy in one "
-        "dimension (less the null); holds if the 95 % t interval over runs is below 0",
-        f"rho {np.mean(rhos):+.2f}" + _range(interval) + f" over {len(rhos)} runs",
+        "dimension (less the null), mean over runs; holds if it is negative with p < 0.05 when "
+        "attacks are permuted, the same for all runs",
+        f"rho {rho:+.2f}, p {p_value:.3f}, {usable[0].shape[1]} attacks, {len(usable)} runs",
     )
+
+
+def _rates_and_shares(analysis: dict[str, Any]) -> NDArray[np.float64] | None:
+    """Return (2, attacks): EER and largest share less the null, of attacks with enough trials."""
+    found = analysis["all_attacks"]
+    if not found:
+        return None
+    rates = analysis["detected"] | analysis["undetected"]
+    corrected = np.array(found["nmi"]) - np.array(found["null_mean"])
+    columns = [i for i, attack in enumerate(found["factors"]) if attack in rates]
+    names = [found["factors"][column] for column in columns]
+    return np.array([[rates[name] for name in names], corrected[:, columns].max(axis=0)])
+
+
+def rank_test(runs: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Test whether two quantities of the same cases rise together, over several runs.
+
+    The statistic is the mean over runs of Spearman's rho (0 where a quantity is constant). Runs
+    see the same cases, so the permutation is over cases and the same for all runs.
+
+    Args:
+        runs: (2, cases) each, the cases in the same order; at least two cases.
+
+    Returns:
+        The mean rho and its two-sided p-value, exact for up to seven cases.
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.stack(runs), axis=2)
+    ranks -= ranks.mean(axis=2, keepdims=True)
+    size = np.sqrt((ranks**2).sum(axis=2, keepdims=True))
+    ranks /= np.where(size > 0, size, 1.0)
+    cases = ranks.shape[2]
+    if cases <= 7:
+        orders = np.array(list(itertools.permutations(range(cases))))
+    else:
+        rng = np.random.default_rng(1234)
+        orders = np.array([range(cases), *(rng.permutation(cases) for _ in range(9999))])
+    # The first order is the observed one.
+    means = np.einsum("rc,roc->o", ranks[:, 0], ranks[:, 1][:, orders]) / len(runs)
+    extreme = np.abs(means) >= abs(means[0]) - 1e-12
+    return float(means[0]), float(extreme.mean())
 
 
 def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
@@ -250,17 +276,6 @@ def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
         return difference, difference, difference
     low, high = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return difference, float(low), float(high)
-
-
-def _mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's 95 % interval of the mean; None of fewer than two values."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return None
-    mean = float(np.mean(values))
-    reach = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return mean - float(reach), mean + float(reach)
 
 
 def _sign(interval: tuple[float, float]) -> Outcome:
@@ -279,7 +294,3 @@ def _numbers(found: Comparison) -> str:
 def _difference(found: Comparison) -> str:
     low, high = found.eer.interval
     return f"difference {100 * found.eer.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-
-
-def _range(interval: tuple[float, float] | None) -> str:
-    return f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""

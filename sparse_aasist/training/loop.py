@@ -24,6 +24,7 @@ from sparse_aasist.data.dataset import EpochBatches, TrainingTrials, checked, co
 from sparse_aasist.data.protocol import Split, open_split, trials_digest
 from sparse_aasist.engine import make_fabric, precision_of
 from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.evaluation.calibration import fit_calibration
 from sparse_aasist.evaluation.metrics import compute_metrics
 from sparse_aasist.models import AASIST
 from sparse_aasist.models.checkpoint import save_model
@@ -218,7 +219,10 @@ class _Run:
                 save_model(
                     state.model,
                     self.folder.best,
-                    scoring={"samples": config.eval_samples},
+                    scoring={
+                        "samples": config.eval_samples,
+                        "calibration": fit_calibration(scores, self.dev_labels).to_dict(),
+                    },
                     selected=record,
                 )
             self.folder.write_metrics(state.history)
