@@ -7,7 +7,6 @@ changed, without the model.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +36,8 @@ class Embeddings:
     head_bias: NDArray[np.float32]
 
     @property
-    def contributions_per_unit(self) -> NDArray[np.float64]:
-        """What one unit of each dimension adds to the score, float64 (D,): w_bonafide - w_spoof."""
+    def delta(self) -> NDArray[np.float64]:
+        """What a unit of each dimension adds to the score: w_bonafide - w_spoof, float64 (D,)."""
         return self.head_weight[1].astype(np.float64) - self.head_weight[0]
 
     @property
@@ -72,7 +71,7 @@ class Embeddings:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # damaged bytes make the unzipper raise almost anything
             raise ScoreError(
                 f"{path}: not a readable file of embeddings ({error}); write it again with "
                 "`sparse-aasist evaluate --embeddings`"
@@ -82,6 +81,13 @@ class Embeddings:
         if embeddings.ndim != 2 or len(embeddings) != len(names):
             raise ScoreError(
                 f"{path}: embeddings have shape {embeddings.shape} for {len(names)} names; write "
+                "the file again"
+            )
+        dims = embeddings.shape[1]
+        shapes = arrays["head_weight"].shape, arrays["head_bias"].shape
+        if shapes != ((2, dims), (2,)):
+            raise ScoreError(
+                f"{path}: the head has shapes {shapes} for embeddings of {dims} dimensions; write "
                 "the file again"
             )
         check_finite(embeddings, names, os.fspath(path))

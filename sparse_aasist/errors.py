@@ -17,6 +17,10 @@ class ScoreError(SparseAasistError):
     """Scores and trials do not fit together: missing, duplicate, extra or non-finite scores."""
 
 
+class NothingToMeasureError(SparseAasistError):
+    """There is no difference to measure: one class only, or dimensions that are all dead."""
+
+
 class CheckpointError(SparseAasistError):
     """A checkpoint cannot be read or does not fit the model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -45,6 +46,24 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _named(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a file, which tells whether results were made from it as it is now.
+
+    Raises:
+        SparseAasistError: the file cannot be read; names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.sha256()
+            while block := file.read(1 << 20):
+                found.update(block)
+            return found.hexdigest()
+    except OSError as error:
+        raise SparseAasistError(
+            f"{path}: cannot be read ({error.strerror}); check the path"
+        ) from error
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

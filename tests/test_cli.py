@@ -79,7 +79,7 @@ def test_embeddings_and_their_head_give_the_scores_again(run, corpus, tmp_path):
     found = Embeddings.load(tmp_path / "train_embeddings.npz")
     scores = read_scores(tmp_path / "train_scores.tsv")
     assert found.names == tuple(scores) == tuple(t.name for t in open_split(corpus, "train").trials)
-    again = found.embeddings @ found.contributions_per_unit + found.bias
+    again = found.embeddings @ found.delta + found.bias
     np.testing.assert_allclose(again, list(scores.values()), atol=1e-5)
 
 

@@ -135,8 +135,10 @@ def test_a_split_is_measured_once_and_a_foreign_cache_is_refused(tmp_path, monke
     monkeypatch.setattr(acoustics, "ProcessPoolExecutor", None)
     again = measure_split(dev, 4000, cache)
     assert all(np.array_equal(first[name], again[name], equal_nan=True) for name in PROPERTIES)
-    with pytest.raises(ScoreError, match="not the acoustic properties of the trials of eval"):
+    with pytest.raises(ScoreError, match="first 4000 samples of the trials of eval"):
         measure_split(open_split(corpus, "eval"), 4000, cache)
+    with pytest.raises(ScoreError, match="first 4001 samples of the trials of dev"):
+        measure_split(dev, 4001, cache)
     cache.write_text(cache.read_text().replace("\t0.", "\tx", 1))
     with pytest.raises(ScoreError, match=r"dev\.tsv: could not convert"):
         measure_split(dev, 4000, cache)

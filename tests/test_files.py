@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pytest
 
-from sparse_aasist.files import atomic_path, write_text
+from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.files import atomic_path, digest, write_text
 
 
 def test_replaces_only_when_the_block_succeeds(tmp_path):
@@ -43,3 +45,11 @@ def test_full_disk_names_the_file_and_leaves_nothing(tmp_path):
         partial.write_bytes(b"half")
         device.write(b"the rest")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_digest_is_that_of_all_bytes_and_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(bytes(range(256)) * 9000)
+    assert digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(SparseAasistError, match="absent: cannot be read"):
+        digest(tmp_path / "absent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -16,22 +17,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 from synthetic import make_corpus
+from tiny_model import RECIPE
 
 from sparse_aasist.data.protocol import open_split
 from sparse_aasist.embeddings import Embeddings, embeddings_path
 from sparse_aasist.errors import ScoreError, SparseAasistError
 from sparse_aasist.evaluation import read_scores
-from sparse_aasist.models import AASIST, AASISTConfig
+from sparse_aasist.models import AASIST
 from sparse_aasist.models.checkpoint import read_tensors
+from sparse_aasist.sweep import runner
 from sparse_aasist.sweep.folder import SweepFolder
 from sparse_aasist.sweep.grid import Grid, parse_counts, run_name
 from sparse_aasist.sweep.runner import run_sweep
 from sparse_aasist.training.config import TrainingConfig
 
-SMALL = AASISTConfig(dim=20, gat_dim=8, filts=(9, (1, 4), (4, 4), (4, 8), (8, 8)), first_conv=32)
-RECIPE = TrainingConfig(
-    model=SMALL, epochs=2, batch_size=4, lr=3e-3, train_samples=3000, eval_samples=3000
-)
 GRID = Grid(dims=(20,), ks=(5, "dense"), seeds=(1,))
 
 
@@ -101,7 +100,7 @@ def test_a_run_leaves_scores_and_embeddings_that_belong_together(finished, corpu
             scores = read_scores(run.scores(name))
             found = Embeddings.load(embeddings_path(run.path, name))
             assert list(scores) == list(found.names) == [trial.name for trial in trials]
-            again = found.embeddings @ found.contributions_per_unit + found.bias
+            again = found.embeddings @ found.delta + found.bias
             np.testing.assert_allclose(again, list(scores.values()), atol=1e-5)
         model = AASIST.from_checkpoint(run.files.best)
         kept = np.count_nonzero(found.embeddings, axis=1)
@@ -160,12 +159,52 @@ def test_a_failing_run_is_reported_and_the_others_go_on(corpus, tmp_path):
     assert failure[1].startswith("error: batch_size 64 is larger than the 16 training trials")
 
     damaged = next((tmp_path / "data" / "flac_E_eval").iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:100])
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
     folder = SweepFolder(tmp_path / "other")
     folder.add(configs, tmp_path / "data")
-    failed = quiet(folder, tmp_path / "data", workers=2)
-    assert failed.keys() == {run.name for run in folder.runs()}
-    assert all(damaged.name in reason for reason in failed.values())
+    first, second = folder.runs()
+    (second.path / "config.json").mkdir(parents=True)  # a folder where a file should be
+    failed = quiet(folder, tmp_path / "data")
+    assert damaged.name in failed[first.name] and "config.json" in failed[second.name]
+    damaged.write_bytes(whole)
+    failed = quiet(folder, tmp_path / "data")
+    assert failed.keys() == {second.name} and first.is_finished
+    assert first.log.read_text().count("epoch   1/2") == 1  # trained once, then scored
+
+
+def test_a_killed_run_is_reported_as_that_and_not_by_its_last_words(tmp_path, corpus, monkeypatch):
+    folder = SweepFolder(tmp_path)
+    folder.add(GRID.runs(RECIPE), corpus)
+
+    def die(_folder, run, *_):
+        run.log.write_text("epoch 1/2 all is well\n")
+        return subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+
+    monkeypatch.setattr(runner, "_start", die)
+    failed = quiet(folder, corpus)
+    assert len(failed) == 2
+    assert all(reason.startswith("killed by signal 9") for reason in failed.values())
+
+
+@pytest.mark.parametrize("fault", [OSError("stale file handle"), KeyboardInterrupt()])
+def test_whatever_stops_a_sweep_stops_its_runs(tmp_path, corpus, monkeypatch, fault):
+    folder = SweepFolder(tmp_path)
+    folder.add(GRID.runs(RECIPE), corpus)
+    started = []
+
+    def wait(*_):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]))
+        return started[-1]
+
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(runner, "_start", wait)
+    monkeypatch.setattr(runner, "_collect", fail)
+    with pytest.raises(type(fault)):
+        quiet(folder, corpus, workers=2)
+    assert [process.poll() for process in started] == [-signal.SIGTERM] * 2
 
 
 def test_another_recipe_or_other_data_do_not_join_a_sweep(finished, corpus, tmp_path):
@@ -173,7 +212,7 @@ def test_another_recipe_or_other_data_do_not_join_a_sweep(finished, corpus, tmp_
         other = dataclasses.replace(RECIPE, epochs=3, lr=1e-3)
         finished.add(GRID.runs(other), corpus)
     data = make_corpus(tmp_path / "data", trials_per_split=12)
-    with pytest.raises(SparseAasistError, match=r"a sweep on other trials .*choose|use the same"):
+    with pytest.raises(SparseAasistError, match=r"a sweep on other trials .*use the same --data"):
         finished.add(GRID.runs(RECIPE), data)
     with pytest.raises(SparseAasistError, match="its protocols are not those"):
         finished.splits(data)
@@ -187,6 +226,11 @@ def test_embeddings_that_are_damaged_or_of_other_trials_are_refused(finished, tm
     path.write_bytes(embeddings_path(run.path, "dev").read_bytes()[:-100])
     with pytest.raises(ScoreError, match="not a readable file of embeddings"):
         Embeddings.load(path)
+    whole = bytearray(embeddings_path(run.path, "dev").read_bytes())
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(ScoreError):  # any other error fails the test
+            Embeddings.load(path)
     found = Embeddings.load(embeddings_path(run.path, "dev"))
     with pytest.raises(ScoreError, match="trial X has no embedding"):
         found.of([*found.names[1:], "X"], path)

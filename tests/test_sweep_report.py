@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 from synthetic import make_corpus
+from tiny_model import RECIPE
 
+from sparse_aasist.analysis import acoustics
 from sparse_aasist.cli import main
 from sparse_aasist.data.protocol import SPLITS, SPOOF, open_split, read_protocol, write_protocol
 from sparse_aasist.embeddings import Embeddings, embeddings_path
 from sparse_aasist.engine import make_fabric
 from sparse_aasist.evaluation import compute_metrics, match_scores, read_scores, write_scores
-from sparse_aasist.models import AASISTConfig
 from sparse_aasist.report import write_report
 from sparse_aasist.report.figures_encoding import heat_map_order
 from sparse_aasist.sweep.collect import Collection
@@ -32,10 +33,6 @@ from sparse_aasist.sweep.grid import Grid
 from sparse_aasist.sweep.tables import configuration_rows, run_rows
 from sparse_aasist.training.config import TrainingConfig
 
-SMALL = AASISTConfig(dim=20, gat_dim=8, filts=(9, (1, 4), (4, 4), (4, 8), (8, 8)), first_conv=32)
-RECIPE = TrainingConfig(
-    model=SMALL, epochs=2, batch_size=4, lr=3e-3, train_samples=3000, eval_samples=3000
-)
 GRID = Grid(dims=(20,), ks=(5, "dense"), seeds=(1, 2))
 HOSTILE = "<script>x</script>$_{"
 SECTIONS = (
@@ -106,9 +103,10 @@ def finish(run, data, fabric):
         names = tuple(trial.name for trial in trials)
         found = Embeddings(names, h, weight, np.zeros(2, dtype=np.float32))
         found.save(embeddings_path(run.path, name))
-        write_scores(run.scores(name), names, h @ found.contributions_per_unit + found.bias)
+        write_scores(run.scores(name), names, h @ found.delta + found.bias)
         zeros[name] = float((h == 0).mean())
     summary = {"best_epoch": 1, "epochs": 2, "train_seconds": 60.0, "zero_fraction": zeros}
+    summary["checkpoint_sha256"] = f"{run.name}, trained once"
     run.summary.write_text(json.dumps(summary))
 
 
@@ -296,10 +294,62 @@ def test_the_chosen_run_has_the_lowest_dev_eer_of_the_best_configuration(page, s
     assert f"Chosen: {run}." in page.words
 
 
-def test_the_command_plans_the_same_runs(page, sweep, corpus):
+def test_runs_that_are_no_whole_grid_claim_no_command_for_it(page, sweep, corpus):
     assert f"sparse-aasist report {sweep.path} --data {corpus}" in page.words
     # Seed 3 was added for one k only, and the tiny model is no preset.
     assert "The runs are not the product of one grid" in page.words
+
+
+def test_an_analysis_is_kept_until_the_run_is_made_again(sweep, corpus, tmp_path):
+    folder = SweepFolder(shutil.copytree(sweep.path, tmp_path / "sweep"))
+    first, second, *_ = folder.runs()
+    kept = Collection(folder).analyses("dev")
+    changed = embeddings_path(first.path, "dev")
+    found = Embeddings.load(changed)
+    found.embeddings[:, 3] = 0.0
+    found.save(changed)
+    first.summary.write_text(first.summary.read_text().replace("once", "again"))
+    untouched = (second.path / "dev_sweep_analysis.json").stat().st_mtime_ns
+    again = Collection(folder).analyses("dev")
+    assert again[first.name]["usage"]["active_share"][3] == 0.0
+    assert kept[first.name]["usage"]["active_share"][3] > 0.0
+    assert again[second.name] == kept[second.name]
+    assert (second.path / "dev_sweep_analysis.json").stat().st_mtime_ns == untouched
+
+
+def test_a_damaged_analysis_is_made_again(sweep, tmp_path):
+    folder = SweepFolder(shutil.copytree(sweep.path, tmp_path / "sweep"))
+    expected = Collection(folder).analyses("dev")
+    path = folder.runs()[0].path / "dev_sweep_analysis.json"
+    path.write_text(path.read_text()[:100])
+    assert Collection(folder).analyses("dev") == expected
+
+
+def test_an_eval_split_of_one_class_is_named_and_dev_is_reported(corpus, tmp_path):
+    data = shutil.copytree(corpus, tmp_path / "data")
+    change(
+        data,
+        "eval",
+        lambda _, t: dataclasses.replace(
+            t, label=SPOOF, attack=t.attack.replace("bonafide", "A01")
+        ),
+    )
+    folder = SweepFolder(tmp_path / "sweep")
+    folder.add(Grid(dims=(20,), ks=(5,), seeds=(1,)).runs(RECIPE), data)
+    finish(folder.runs()[0], data, make_fabric())
+    page = Page(quiet_report(folder))
+    reason = "the protocol of eval has trials of one class only"
+    assert f"Nothing is measured on eval: {reason}." in page.words
+    assert {row["split"] for row in run_rows(Collection(folder))} == {"dev"}
+
+
+def test_without_parselmouth_the_report_leaves_acoustics_out(sweep, tmp_path, monkeypatch):
+    folder = SweepFolder(shutil.copytree(sweep.path, tmp_path / "sweep"))
+    (folder.path / "dev_acoustics.tsv").unlink()
+    monkeypatch.setattr(acoustics.importlib.util, "find_spec", lambda name: None)
+    found = Collection(folder).analyses("dev")
+    for analysis in found.values():
+        assert set(analysis["factors"]) <= {"codec", "gender", "speaker"}
 
 
 def test_the_command_of_a_whole_grid_is_that_grid():
@@ -362,12 +412,12 @@ def test_what_cannot_be_measured_is_said(sweep, corpus, tmp_path):
     assert [i for i in poor.ids if i in SECTIONS] == list(SECTIONS)
     words = " ".join(poor.words.split())
     for sentence in (
-        "The protocol of eval withholds labels, so nothing is measured on eval.",
+        "Nothing is measured on eval: the protocol of eval withholds labels.",
         "none on dev, whose trials are of one speaker",
         "No claim could be judged",
         "Not drawn: dev: all attacks: fewer than two classes with 10 trials",
         "No counterpart of dim20_k5 with the same D is finished.",
-        "Drawn on dev, because there are no labels of eval.",
+        "Drawn on dev, because the protocol of eval withholds labels.",
         "Left out: codec, gender, speaker",
         "All trials of dev have one codec (uncoded).",
         "Dedicated dimensions of dim20_k5_seed1 cannot be looked for",

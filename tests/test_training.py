@@ -17,22 +17,18 @@ import pytest
 import torch
 from rich.console import Console
 from synthetic import make_corpus
+from tiny_model import RECIPE, SMALL
 
 from sparse_aasist.data.dataset import TrainingTrials
 from sparse_aasist.errors import CheckpointError, SparseAasistError
-from sparse_aasist.models import AASIST, AASISTConfig
+from sparse_aasist.models import AASIST
 from sparse_aasist.models.checkpoint import read_tensors
 from sparse_aasist.training import loop
 from sparse_aasist.training.config import PRESETS, TrainingConfig
 from sparse_aasist.training.loop import Interrupted, train
 from sparse_aasist.training.state import TrainingState, learning_rate
 
-SMALL = AASISTConfig(
-    dim=20, k=5, gat_dim=8, filts=(9, (1, 4), (4, 4), (4, 8), (8, 8)), first_conv=32
-)
-CONFIG = TrainingConfig(
-    model=SMALL, epochs=3, batch_size=4, lr=3e-3, train_samples=3000, eval_samples=3000, seed=3
-)
+CONFIG = dataclasses.replace(RECIPE, epochs=3, seed=3)
 
 
 @pytest.fixture(scope="module")

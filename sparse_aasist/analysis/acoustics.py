@@ -26,14 +26,10 @@ from sparse_aasist.files import write_text
 PROPERTIES = ("f0_hz", "f0_spread_semitones", "tilt_db", "level_db", "duration_s")
 """Columns of a measurement; `measure` defines them."""
 
+_HEADER = ("filename", "heard_samples", *PROPERTIES)
 _TILT_BANDS_HZ = ((0, 1000), (1000, 4000))
 _SILENCE_DB = -120.0
 _MIN_SAMPLES_FOR_PITCH = SAMPLE_RATE_HZ // 10
-
-
-def can_measure() -> bool:
-    """Tell whether parselmouth is installed."""
-    return importlib.util.find_spec("parselmouth") is not None
 
 
 def measure(waveform: NDArray[np.float32], samples: int) -> tuple[float, ...]:
@@ -71,7 +67,7 @@ def measure_split(
     samples: int,
     cache: str | os.PathLike[str],
     track: Callable[[Iterable], Iterable] = iter,
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64]] | None:
     """Measure all trials of a split in parallel, or read them where that was done before.
 
     Args:
@@ -81,21 +77,24 @@ def measure_split(
         track: wraps the trials, for a progress bar.
 
     Returns:
-        For each of `PROPERTIES` float64 (N,), in the order of the trials.
+        For each of `PROPERTIES` float64 (N,), in the order of the trials; None where nothing was
+        measured before and parselmouth is not installed.
 
     Raises:
         AudioError: a file cannot be used; names it.
-        ScoreError: the cache is of other trials or damaged; names it.
+        ScoreError: the cache is of other trials or samples, or damaged; names it.
     """
     cache = Path(cache)
     if not cache.is_file():
+        if importlib.util.find_spec("parselmouth") is None:
+            return None
         paths = [split.audio_path(trial) for trial in split.trials]
         with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             lengths = [samples] * len(paths)
             found = pool.map(_measure_file, paths, lengths, chunksize=16)
             rows = [row for row, _ in zip(found, track(paths), strict=True)]
-        _write(cache, [trial.name for trial in split.trials], rows)
-    return _read(cache, split)
+        _write(cache, [trial.name for trial in split.trials], samples, rows)
+    return _read(cache, split, samples)
 
 
 def _measure_file(path: Path, samples: int) -> tuple[float, ...]:
@@ -128,26 +127,28 @@ def _praat():
     return parselmouth
 
 
-def _write(cache: Path, names: list[str], rows: list[tuple[float, ...]]) -> None:
+def _write(cache: Path, names: list[str], samples: int, rows: list[tuple[float, ...]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(("filename", *PROPERTIES))
-    writer.writerows((name, *map(repr, row)) for name, row in zip(names, rows, strict=True))
+    writer.writerow(_HEADER)
+    writer.writerows(
+        (name, samples, *map(repr, row)) for name, row in zip(names, rows, strict=True)
+    )
     write_text(cache, text.getvalue())
 
 
-def _read(cache: Path, split: Split) -> dict[str, NDArray[np.float64]]:
+def _read(cache: Path, split: Split, samples: int) -> dict[str, NDArray[np.float64]]:
     with open(cache, encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file, delimiter="\t")
-    names = [trial.name for trial in split.trials]
-    whole = all(len(row) == len(header) for row in rows)
-    if header != ["filename", *PROPERTIES] or not whole or [row[0] for row in rows] != names:
+    expected = [[trial.name, str(samples)] for trial in split.trials]
+    whole = all(len(row) == len(_HEADER) for row in rows)
+    if tuple(header) != _HEADER or not whole or [row[:2] for row in rows] != expected:
         raise ScoreError(
-            f"{cache}: not the acoustic properties of the trials of {split.name}; remove the file "
-            "to have them measured again"
+            f"{cache}: not the acoustic properties of the first {samples} samples of the trials "
+            f"of {split.name}; remove the file to have them measured again"
         )
     try:
-        table = np.array([row[1:] for row in rows], dtype=np.float64)
+        table = np.array([row[2:] for row in rows], dtype=np.float64)
     except ValueError as error:
         raise ScoreError(f"{cache}: {error}; remove the file to measure again") from error
     return dict(zip(PROPERTIES, table.T, strict=True))

@@ -8,17 +8,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sparse_aasist.data.protocol import ABSENT
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.evaluation.metrics import check_scores, equal_error_rate, error_rates
 
+EER_LIMIT = 0.2
+"""An attack is detected when its EER is below."""
+
 
 def detected_attacks(
-    attacks: ArrayLike, scores: ArrayLike, labels: ArrayLike, limit: float = 0.2
+    attacks: ArrayLike, scores: ArrayLike, labels: ArrayLike, limit: float = EER_LIMIT
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Part the attacks by their EER, each against all bona fide trials.
 
     Args:
-        attacks: (N,) attack names; those of bona fide trials are not read.
+        attacks: (N,) attack names; those of bona fide trials are not read, "-" is no attack.
         scores: (N,) higher = bona fide.
         labels: (N,) 1 = bona fide, 0 = spoof.
         limit: a fraction; an attack is kept when its EER is below.
@@ -36,7 +40,7 @@ def detected_attacks(
     names = check_attacks(attacks, values.size)
     kept: dict[str, float] = {}
     dropped: dict[str, float] = {}
-    for attack in np.unique(names[~bonafide]).tolist():
+    for attack in sorted(set(names[~bonafide].tolist()) - {ABSENT}):
         chosen = bonafide | (names == attack)
         eer, _ = equal_error_rate(error_rates(values[chosen], bonafide[chosen]))
         (kept if eer < limit else dropped)[attack] = eer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.errors import NothingToMeasureError, SparseAasistError
 
 # More classes than this, or than half the rows, are no classes but measurements or names.
 MAX_CLASSES = 1000
@@ -33,8 +33,9 @@ def read_classes(labels: ArrayLike, rows: int) -> Classes:
         rows: number of rows of the embeddings the labels belong to.
 
     Raises:
+        NothingToMeasureError: there is one class only.
         SparseAasistError: fewer than two rows, another number of labels, labels that are neither
-            strings nor integers, one class only, or more than 1,000 or rows / 2 classes.
+            strings nor integers, or more than 1,000 or rows / 2 classes.
     """
     values = np.asarray(labels)
     if values.shape != (rows,):
@@ -51,7 +52,7 @@ def read_classes(labels: ArrayLike, rows: int) -> Classes:
         )
     names, index = np.unique(values, return_inverse=True)
     if names.size < 2:
-        raise SparseAasistError(
+        raise NothingToMeasureError(
             f"all labels are {names[0]!s}; a factor needs at least two classes in the sample"
         )
     limit = min(MAX_CLASSES, max(2, rows // 2))

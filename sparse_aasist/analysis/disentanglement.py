@@ -23,7 +23,7 @@ from sparse_aasist.analysis.scores import (
     modularity_rm,
     mutual_information_gap,
 )
-from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.errors import NothingToMeasureError, SparseAasistError
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def disentangle(
         seed: of the null.
 
     Raises:
+        NothingToMeasureError: all dimensions are dead, or there is one class only.
         SparseAasistError: embeddings, rule or bins as for `bin_codes`, labels as for
-            `read_classes`, too few permutations, one dimension only, or all dimensions dead.
+            `read_classes`, too few permutations, or one dimension only.
 
     Source: arXiv 2510.05696; scores as in `sparse_aasist.analysis.scores`.
     """
@@ -119,7 +120,7 @@ def disentangle(
     tables = count_tables(codes, classes)
     alive = (tables.sum(axis=2) > 0).sum(axis=1) > 1
     if not alive.any():
-        raise SparseAasistError(
+        raise NothingToMeasureError(
             f"all {dims} dimensions of the embeddings have one code only (rule {rule}); choose "
             "another rule or analyse a trained model"
         )

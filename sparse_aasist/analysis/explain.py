@@ -148,7 +148,7 @@ def explain_embedding(
         score: that the model gave it.
         calibration, analysis, prior_bonafide: as for `explain`.
     """
-    check_finite(embeddings.embeddings, embeddings.names, "explain")
+    check_finite(embeddings.embeddings, embeddings.names, "the model")
     h = embeddings.embeddings[0].astype(np.float64)
     if analysis is not None:
         _check_width(analysis, h.size)
@@ -162,7 +162,7 @@ def explain_embedding(
     nearest = None
     if analysis is not None and analysis.get("train_attacks"):
         nearest = nearest_classes(h, analysis["train_attacks"])
-    contributions = scale * h * embeddings.contributions_per_unit
+    contributions = scale * h * embeddings.delta
     return Explanation(
         label="bona fide" if llr >= threshold else "spoof",
         score=score,

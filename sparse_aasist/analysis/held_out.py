@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sparse_aasist.analysis.disentanglement import disentangle
 from sparse_aasist.analysis.factors import Factor
 from sparse_aasist.analysis.intervention import Intervention
-from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.errors import NothingToMeasureError
 
 
 def dedicated_dimensions(
@@ -42,7 +42,7 @@ def dedicated_dimensions(
             disentangle(embeddings[factor.rows[half]], factor.labels[half], seed=seed)
             for half in (first, second)
         )
-    except SparseAasistError:
+    except NothingToMeasureError:
         return None
     shift = np.abs(effects.silenced - effects.baseline)
     corrected = chosen.nmi - chosen.null_mean

@@ -14,10 +14,10 @@ from sparse_aasist.analysis.attack_filter import detected_attacks
 from sparse_aasist.analysis.disentanglement import Disentanglement, disentangle
 from sparse_aasist.analysis.factors import MIN_PER_CLASS, Factor, attack_factor, other_factors
 from sparse_aasist.analysis.held_out import dedicated_dimensions
-from sparse_aasist.analysis.intervention import agreement, intervene
+from sparse_aasist.analysis.intervention import Intervention, agreement, intervene
 from sparse_aasist.data.protocol import ABSENT, SPOOF, Trial
 from sparse_aasist.embeddings import Embeddings
-from sparse_aasist.errors import SparseAasistError
+from sparse_aasist.errors import NothingToMeasureError, SparseAasistError
 from sparse_aasist.evaluation.trials import check_trials
 from sparse_aasist.files import write_text
 
@@ -34,7 +34,6 @@ def analyse(
     *,
     attacks: Sequence[str] | None = None,
     acoustics: Mapping[str, ArrayLike] | None = None,
-    permutations: int = 100,
     seed: int = 1234,
 ) -> dict[str, Any]:
     """Measure what the dimensions of one model encode, and what each of them decides.
@@ -46,11 +45,11 @@ def analyse(
         attacks: the attacks of the headline, so that models are compared on the same ones; None
             takes those that this model detects.
         acoustics: for each property (N,), as `measure_split` gives them.
-        permutations, seed: of the null.
+        seed: of the nulls and of the halves.
 
     Returns:
-        Plain values for JSON: usage of the dimensions; detected, undetected and left out attacks
-        with their EER or number; "attacks" by binning rule (the headline attacks), "all_attacks",
+        Plain values for JSON: usage of the dimensions; detected and undetected attacks with
+        their EER; "attacks" by binning rule (the headline attacks), "all_attacks",
         "factors" and those skipped; the intervention, its agreement with the information, and the
         dimensions that a held-out half confirms. None stands for what cannot be computed, with
         the reason under "notes".
@@ -64,7 +63,6 @@ def analyse(
     detected, undetected = detected_attacks(names[known], values[known], labels[known])
     wanted = tuple(detected) if attacks is None else tuple(attacks)
     h = embeddings.embeddings
-    options: dict[str, Any] = {"permutations": permutations, "seed": seed}
     notes: list[str] = []
 
     def measured(what: str, factor: Factor | None, rule: str = RULES[0]) -> Disentanglement | None:
@@ -72,11 +70,13 @@ def analyse(
             notes.append(f"{what}: fewer than two classes with {MIN_PER_CLASS} trials")
             return None
         try:
-            return disentangle(h[factor.rows], factor.labels, rule=rule, **options)
-        except SparseAasistError as error:
+            return disentangle(h[factor.rows], factor.labels, rule=rule, seed=seed)
+        except NothingToMeasureError as error:
             notes.append(f"{what}: {error}")
             return None
 
+    if acoustics is None:
+        notes.append("acoustic factors were not measured")
     every = detected | undetected
     chosen = attack_factor(trials, frozenset(every) - frozenset(wanted))
     by_rule = {rule: measured(f"attacks, {rule}", chosen, rule) for rule in RULES}
@@ -84,15 +84,11 @@ def analyse(
     all_attacks = measured("all attacks", whole)
     factors, skipped = other_factors(trials, acoustics)
     others = {name: measured(name, factor) for name, factor in factors.items()}
-    effects = intervene(
-        h[known], embeddings.contributions_per_unit, embeddings.bias, names[known], labels[known]
-    )
+    effects = intervene(h[known], embeddings.delta, embeddings.bias, names[known], labels[known])
     return {
-        "trials": len(trials),
         "usage": _usage(h),
         "detected": detected,
         "undetected": undetected,
-        "few_trials": _few(names, every),
         "headline": list(wanted),
         "attacks": {rule: found and found.to_dict() for rule, found in by_rule.items()},
         "all_attacks": all_attacks and all_attacks.to_dict(),
@@ -103,6 +99,12 @@ def analyse(
         "dedicated": whole and dedicated_dimensions(h, whole, effects, seed=seed),
         "notes": notes,
     }
+
+
+_KEYS = {
+    *("usage", "detected", "undetected", "headline", "attacks", "all_attacks", "factors"),
+    *("skipped_factors", "intervention", "agreement", "dedicated", "notes"),
+}
 
 
 def write_analysis(path: str | os.PathLike[str], analysis: dict[str, Any]) -> None:
@@ -119,8 +121,9 @@ def read_analysis(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             analysis = json.load(file)
-        if "intervention" not in analysis:
-            raise ValueError("no analysis in it")
+        missing = _KEYS - set(analysis)
+        if missing:
+            raise ValueError(f"it has no {min(missing)}")
         return analysis
     except (OSError, ValueError, TypeError) as error:
         raise SparseAasistError(
@@ -143,12 +146,7 @@ def _usage(h: NDArray[np.float32]) -> dict[str, Any]:
     }
 
 
-def _few(names: NDArray[np.str_], every: Mapping[str, float]) -> dict[str, int]:
-    counts = {attack: int((names == attack).sum()) for attack in every}
-    return {attack: count for attack, count in counts.items() if count < MIN_PER_CLASS}
-
-
-def _agreement(found: Disentanglement, effects) -> dict[str, Any]:
+def _agreement(found: Disentanglement, effects: Intervention) -> dict[str, Any]:
     shared = [attack for attack in found.factors if attack in effects.attacks]
     columns = [found.factors.index(attack) for attack in shared]
     moved = [effects.attacks.index(attack) for attack in shared]

@@ -17,7 +17,7 @@ from sparse_aasist.analysis.attack_filter import check_attacks
 from sparse_aasist.analysis.binning import check_embeddings
 from sparse_aasist.analysis.factors import MIN_PER_CLASS
 from sparse_aasist.analysis.readings import plain
-from sparse_aasist.data.protocol import ABSENT
+from sparse_aasist.data.protocol import ABSENT, BONAFIDE
 from sparse_aasist.errors import SparseAasistError
 
 UNLIKE_ABOVE = 0.99
@@ -28,9 +28,10 @@ MAX_EXEMPLARS = 100
 
 # Of the members' distances: enough for a percentile, whatever the number of members.
 _SHARES = np.linspace(0.0, 1.0, 101)
+_ROUNDING = 1e-6
 _TINY = np.finfo(np.float64).tiny
 
-Classes = Mapping[str, Mapping[str, Any]]
+TrainingClasses = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def describe_classes(embeddings: ArrayLike, attacks: ArrayLike) -> dict[str, dic
         attacks: (N,) names, "bonafide" for bona fide trials; those of "-" stay out.
 
     Returns:
-        By name: "trials"; "mean" (D,); "exemplars" (E, D), E at most 100 members spread evenly over
+        By name: "trials"; "exemplars" (E, D), E at most 100 members spread evenly over
         the rows; "distances", 101 quantiles of the members' distances from the exemplars other
         than themselves. Classes with fewer than 10 trials are left out.
 
@@ -89,13 +90,12 @@ def _describe(members: NDArray[np.float64]) -> dict[str, Any]:
     distances = 1.0 - cosines.max(axis=1)
     return {
         "trials": len(members),
-        "mean": plain(members.mean(axis=0)),
         "exemplars": plain(members[rows]),
         "distances": plain(np.quantile(distances, _SHARES)),
     }
 
 
-def nearest_classes(embedding: ArrayLike, classes: Classes) -> tuple[Neighbour, ...]:
+def nearest_classes(embedding: ArrayLike, classes: TrainingClasses) -> tuple[Neighbour, ...]:
     """Rank classes by their distance from one embedding, the nearest first.
 
     Args:
@@ -119,7 +119,7 @@ def is_unlike(neighbours: tuple[Neighbour, ...]) -> bool:
     return all(neighbour.farther_than > UNLIKE_ABOVE for neighbour in neighbours)
 
 
-def unlike_share(embeddings: ArrayLike, classes: Classes) -> float:
+def unlike_share(embeddings: ArrayLike, classes: TrainingClasses) -> float:
     """Return the share of embeddings (N, D) that `is_unlike` would flag, 0..1.
 
     On trials that were not trained on this tells how much the flag means: of such speech as in
@@ -132,8 +132,37 @@ def unlike_share(embeddings: ArrayLike, classes: Classes) -> float:
     return float((shares > UNLIKE_ABOVE).all(axis=1).mean())
 
 
+def compare_with_training(
+    training: ArrayLike, attacks: ArrayLike, held_out: ArrayLike, labels: ArrayLike
+) -> dict[str, Any]:
+    """Describe the classes of training, and how much of other speech is unlike all of them.
+
+    Args:
+        training: (N, D) embeddings of training trials.
+        attacks: (N,) their names.
+        held_out: (M, D) embeddings of other trials.
+        labels: (M,) 1 bona fide, 0 spoof.
+
+    Returns:
+        "train_attacks" as `describe_classes` gives them, and, where there are any,
+        "unlike_training": the shares of bona fide and of spoofed trials held out.
+
+    Raises:
+        SparseAasistError: as for `describe_classes` and `nearest_classes`.
+    """
+    classes = describe_classes(training, attacks)
+    if not classes:
+        return {"train_attacks": {}}
+    rows, bonafide = check_embeddings(held_out), np.asarray(labels) == BONAFIDE
+    shares = {
+        "bonafide": unlike_share(rows[bonafide], classes),
+        "spoof": unlike_share(rows[~bonafide], classes),
+    }
+    return {"train_attacks": classes, "unlike_training": shares}
+
+
 def _compare(
-    rows: NDArray[np.float64], classes: Classes
+    rows: NDArray[np.float64], classes: TrainingClasses
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return distances and shares of nearer members, (N, classes) both."""
     if not classes:
@@ -141,7 +170,7 @@ def _compare(
             f"there are no classes of training speech; training needs {MIN_PER_CLASS} labelled "
             "trials of one attack for that"
         )
-    dims = len(next(iter(classes.values()))["mean"])
+    dims = len(next(iter(classes.values()))["exemplars"][0])
     if rows.shape[1] != dims:
         raise SparseAasistError(
             f"the embedding has {rows.shape[1]} dimensions and the training classes {dims}; "
@@ -150,10 +179,12 @@ def _compare(
     unit = _unit(rows)
     exemplars = (_unit(np.asarray(entry["exemplars"])) for entry in classes.values())
     distances = np.stack([1.0 - (unit @ each.T).max(axis=1) for each in exemplars], axis=1)
-    shares = [
-        np.interp(column, entry["distances"], _SHARES)
-        for column, entry in zip(distances.T, classes.values(), strict=True)
-    ]
+    shares = []
+    for column, entry in zip(distances.T, classes.values(), strict=True):
+        share = np.interp(column, entry["distances"], _SHARES)
+        # Among equal quantiles the last is found; who is no farther than most members is like them.
+        usual = column <= np.interp(UNLIKE_ABOVE, _SHARES, entry["distances"]) + _ROUNDING
+        shares.append(np.where(usual, np.minimum(share, UNLIKE_ABOVE), share))
     return distances, np.stack(shares, axis=1)
 
 

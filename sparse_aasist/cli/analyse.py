@@ -33,18 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score dev and train, analyse, write the file and print its gist."""
+    import numpy as np
     from rich.console import Console
 
     from sparse_aasist.analysis.model_analysis import analyse, write_analysis
+    from sparse_aasist.analysis.neighbours import compare_with_training
     from sparse_aasist.cli.data import corpus_or
     from sparse_aasist.data.protocol import has_split, open_split
     from sparse_aasist.errors import ScoreError
     from sparse_aasist.evaluation.calibration import fit_calibration
-    from sparse_aasist.files import check_writable
-    from sparse_aasist.models.checkpoint import checkpoint_digest, scoring_samples
+    from sparse_aasist.files import check_writable, digest
+    from sparse_aasist.models.checkpoint import scoring_samples
 
     console = Console()
-    digest = checkpoint_digest(arguments.checkpoint)
+    made_from = digest(arguments.checkpoint)
     data = corpus_or(arguments.data, console)
     dev = open_split(data, "dev")
     train = open_split(data, "train") if has_split(data, "train") else None
@@ -60,8 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
         analysis = analyse(scored.embeddings, dev.trials, scored.scores, acoustics=acoustics)
         labels = [trial.label for trial in dev.trials]
         analysis["calibration"] = fit_calibration(scored.scores, labels).to_dict()
-        analysis |= _training_classes(train, more, dev, scored)
-        analysis["checkpoint_sha256"] = digest
+        analysis["train_attacks"] = {}
+        if train is not None:
+            names = np.array([trial.attack for trial in train.trials])
+            analysis |= compare_with_training(
+                more[0].embeddings.embeddings, names, scored.embeddings.embeddings, labels
+            )
+        analysis["checkpoint_sha256"] = made_from
     write_analysis(folder / FILE_NAME, analysis)
     _print(analysis, console)
     console.print(f"analysis: {folder / FILE_NAME}", soft_wrap=True, markup=False)
@@ -100,43 +107,21 @@ def _score(arguments: argparse.Namespace, splits: list[Split], console: Console)
 def _acoustics(split: Split, samples: int, folder: Path, console: Console) -> dict | None:
     from rich.progress import track
 
-    from sparse_aasist.analysis.acoustics import can_measure, measure_split
+    from sparse_aasist.analysis.acoustics import measure_split
 
-    cache = folder / f"{split.name}_acoustics.tsv"
-    if not cache.is_file() and not can_measure():
+    found = measure_split(
+        split,
+        samples,
+        folder / f"{split.name}_acoustics.tsv",
+        lambda paths: track(paths, "measuring dev", console=console),
+    )
+    if found is None:
         console.print(
             "acoustic factors are skipped, because parselmouth is not installed: "
             'pip install "sparse-aasist[acoustics]"',
             markup=False,
         )
-        return None
-    return measure_split(
-        split, samples, cache, lambda paths: track(paths, "measuring dev", console=console)
-    )
-
-
-def _training_classes(
-    train: Split | None, more: list[Scores], dev: Split, scored: Scores
-) -> dict[str, Any]:
-    """Describe the classes of train, and say how much of dev is unlike all of them."""
-    import numpy as np
-
-    from sparse_aasist.analysis.neighbours import describe_classes, unlike_share
-    from sparse_aasist.data.protocol import BONAFIDE
-
-    classes = {}
-    if train is not None:
-        names = np.array([trial.attack for trial in train.trials])
-        classes = describe_classes(more[0].embeddings.embeddings, names)
-    if not classes:
-        return {"train_attacks": {}}
-    bonafide = np.array([trial.label == BONAFIDE for trial in dev.trials])
-    h = scored.embeddings.embeddings
-    shares = {
-        "bonafide": unlike_share(h[bonafide], classes),
-        "spoof": unlike_share(h[~bonafide], classes),
-    }
-    return {"train_attacks": classes, "unlike_training": shares}
+    return found
 
 
 def _print(analysis: dict[str, Any], console: Console) -> None:

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, row, factor, digits in rows:
         low, high = (f"{factor * bound:.{digits}f}" for bound in row.interval)
         values = [f"{factor * value:.{digits}f}" for value in (row.a, row.b, row.difference)]
-        table.add_row(name, *values, f"[{low}, {high}]", f"{row.p_value:.3f}", style=None)
+        table.add_row(name, *values, f"[{low}, {high}]", f"{row.p_value:.3f}")
     console.print(table, markup=False)
     console.print(
         f"Runs: {found.n_runs_a} against {found.n_runs_b}. Intervals: paired bootstrap over "

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sparse_aasist.analysis.explain import ActiveDimension, Explanation
-    from sparse_aasist.analysis.recording import Recording
+    from sparse_aasist.data.recording import Recording
 
 HELP = "score recordings and say why: contribution of each dimension, attacks, nearest training"
 USER_ERROR = 2
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sparse_aasist.analysis.explain import explain
-    from sparse_aasist.analysis.recording import read_recording
+    from sparse_aasist.data.recording import read_recording
     from sparse_aasist.errors import SparseAasistError
     from sparse_aasist.evaluation.calibration import Calibration, probability
     from sparse_aasist.models import AASIST
@@ -88,18 +88,17 @@ def _analysis(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Read the analysis of the very checkpoint; one beside it may be of another, and is left."""
     from sparse_aasist.analysis.model_analysis import read_analysis
     from sparse_aasist.errors import SparseAasistError
-    from sparse_aasist.models.checkpoint import checkpoint_digest
+    from sparse_aasist.files import digest
 
     path = arguments.analysis or arguments.checkpoint.parent / FILE_NAME
     if arguments.analysis is None and not path.is_file():
         return None
     analysis = read_analysis(path)
-    digest = checkpoint_digest(arguments.checkpoint)
-    if analysis.get("checkpoint_sha256", digest) == digest:
+    here = digest(arguments.checkpoint)
+    if analysis.get("checkpoint_sha256") == here:
         return analysis
     message = (
-        f"{path} is the analysis of another checkpoint than {arguments.checkpoint}; "
-        "run `sparse-aasist analyse` on this one"
+        f"{path} is not the analysis of {arguments.checkpoint}; run `sparse-aasist analyse` on it"
     )
     if arguments.analysis is not None:
         raise SparseAasistError(message)

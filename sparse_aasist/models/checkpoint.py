@@ -7,7 +7,6 @@ Our files carry the model configuration in their metadata and the weights under 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -141,18 +140,6 @@ def scoring_calibration(path: str | os.PathLike[str]) -> dict[str, float] | None
         return None
     with _opened(path) as file:
         return _metadata(file).get("scoring", {}).get("calibration")
-
-
-def checkpoint_digest(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a checkpoint, which tells whether an analysis is of this very model.
-
-    Raises:
-        CheckpointError: the file cannot be read; names it.
-    """
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def infer_config(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Any]:

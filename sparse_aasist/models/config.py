@@ -112,6 +112,16 @@ class AASISTConfig:
         """Upstream's gat_dims: width of the homogeneous and of the heterogeneous layers."""
         return self.gat_dim, self.dim // READOUT_BLOCKS
 
+    @property
+    def kept(self) -> int:
+        """Values that are kept of an embedding: k, or D of the dense baseline."""
+        return self.k or self.dim
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether TopK leaves everything as it is."""
+        return self.kept == self.dim
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values, ready for JSON."""
         return asdict(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from pathlib import Path
 
 from sparse_aasist.report.content import Block, Command, Paragraph, Section
 from sparse_aasist.report.facts import Facts
@@ -48,7 +49,7 @@ def how_to_read(facts: Facts) -> Section:
     return Section("reading", "How to read this, limits, and how to get it again", blocks)
 
 
-def _paths(facts: Facts):
+def _paths(facts: Facts) -> tuple[Path, Path]:
     collection = facts.collection
     return collection.folder.path, collection.splits["train"].audio_dir.parent
 
@@ -59,7 +60,7 @@ def _grid_arguments(facts: Facts) -> str | None:
     models = [config.model for config in configs]
     axes = {
         "dims": [model.dim for model in models],
-        "ks": [DENSE if model.k in (None, model.dim) else model.k for model in models],
+        "ks": [DENSE if model.is_dense else model.k for model in models],
         "seeds": [config.seed for config in configs],
         "sigmoids": [model.sigmoid for model in models],
         "topk_bys": [model.topk_by for model in models],

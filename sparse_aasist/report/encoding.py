@@ -46,7 +46,7 @@ def exceeding(facts: Facts) -> Section:
         "(20 equal bins). Lower row: the same of the null mean of each entry, labels permuted 100 "
         "times; what is there is bias, and differs between models, because fuller bins have more "
         "of it. A model whose few dimensions know much has a long tail to the right, and an upper "
-        "curve far above the lower. No intervals: section 7 gives the spread between seeds.",
+        "curve far above the lower. No intervals: the table of scores has the spread of seeds.",
         alt=f"Curves of the share of information entries above a threshold on {listed(splits)}, "
         "observed and null.",
     )
@@ -192,8 +192,10 @@ def _score_cells(facts: Facts, configuration: Configuration, split: str, rule: s
     cells = [number(mean(sum(entry["informative"]) for entry in found), 1)]
     for key, _ in _SCORES:
         digits = 1 if key.startswith("effective") else 3
-        values = [entry[key]["mean"]["value"] for entry in found]
-        nulls = [entry[key]["mean"]["null_mean"] for entry in found]
+        # The null of a run that has no value would be compared with other runs.
+        levels = [entry[key]["mean"] for entry in found]
+        levels = [level for level in levels if level["value"] is not None]
+        values, nulls = ([level[part] for level in levels] for part in ("value", "null_mean"))
         cells += [_with_deviation(values, digits), number(mean(nulls), digits)]
     return cells
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sparse_aasist.analysis.model_analysis import RULES
 from sparse_aasist.embeddings import Embeddings, embeddings_path
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.sweep.collect import Collection, Configuration
@@ -15,7 +16,7 @@ from sparse_aasist.sweep.folder import SweepRun
 from sparse_aasist.sweep.tables import Row, configuration_rows, run_rows
 from sparse_aasist.sweep.verdicts import Verdict, judge
 
-HEADLINE = "equal_width"
+HEADLINE = RULES[0]
 """The binning rule of the headline."""
 PAPER_TRIALS = {"train": 182_357, "dev": 140_950, "eval": 680_774}
 """Of ASVspoof5 track 1, on which arXiv 2510.05696 reports."""
@@ -61,7 +62,9 @@ class Facts:
         others = [
             c
             for c in self.collection.configurations
-            if c.model.dim == self.chosen.model.dim and c.is_dense != self.chosen.is_dense
+            if c.model.dim == self.chosen.model.dim
+            and c.model.sigmoid == self.chosen.model.sigmoid
+            and c.is_dense != self.chosen.is_dense
         ]
         return min(others, key=lambda c: self.of(c, "dev")["eer"], default=None)
 
@@ -119,16 +122,16 @@ def gather(collection: Collection, track: Callable[[Iterable, str], Iterable]) -
     )
 
 
-def read_record(run: SweepRun, name: str) -> dict[str, Any]:
-    """Read summary.json or config.json of a run.
+def read_environment(run: SweepRun) -> dict[str, Any]:
+    """Read from config.json of a run what it was trained with.
 
     Raises:
         SparseAasistError: it is missing or damaged; names it.
     """
-    path = run.path / name
+    path = run.files.config
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))["environment"]
+    except (OSError, ValueError, KeyError) as error:
         raise SparseAasistError(
             f"{path}: cannot be read ({error}); move the run's folder away and continue the sweep "
             "to have it made again"

@@ -116,7 +116,7 @@ def draw_usage(figure: Figure, facts: Facts, split: str) -> None:
         counts = np.mean([np.histogram(100 * np.array(s), edges)[0] for s in shares], axis=0)
         percentages = 100 * counts / c.model.dim
         axes.bar(edges[:-1], percentages, width=4.6, align="edge", color=HUES[0], alpha=0.85)
-        nominal = 100 * (c.model.k or c.model.dim) / c.model.dim
+        nominal = 100 * c.model.kept / c.model.dim
         axes.axvline(nominal, color=MUTED, linestyle="--", linewidth=1.2)
         axes.set_title(c.name, fontsize=8.5)
         axes.set_ylim(0, 100)

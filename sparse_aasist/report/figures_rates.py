@@ -38,24 +38,21 @@ def lines_by_width(facts: Facts) -> dict[str, list[Configuration]]:
             joined = [name for name in lines if name == base or name.startswith(base + ",")]
             for name in joined or [base]:
                 lines.setdefault(name, []).append(c)
-    return {name: sorted(line, key=kept) for name, line in lines.items()}
-
-
-def kept(configuration: Configuration) -> int:
-    return configuration.model.k or configuration.model.dim
+    return {name: sorted(line, key=lambda c: c.model.kept) for name, line in lines.items()}
 
 
 def draw_against_k(figure: Figure, facts: Facts) -> None:
     """Draw both metrics against k on each split, with intervals and single seeds."""
     lines = lines_by_width(facts)
-    ks = sorted({kept(c) for c in facts.collection.configurations})
+    ks = sorted({c.model.kept for c in facts.collection.configurations})
     grid = figure.subplots(2, len(facts.splits), squeeze=False, sharex=True, sharey="row")
     for row, (metric, label, factor) in zip(grid, _METRICS, strict=True):
         for axes, split in zip(row, facts.splits, strict=True):
             for place, (name, line) in enumerate(lines.items()):
                 # A small shift keeps the whiskers of lines with equal k apart.
                 shift = 1 + 0.035 * (place - (len(lines) - 1) / 2)
-                _draw_line(axes, facts, line, split, metric, factor, shift, HUES[place % 6], name)
+                colour = HUES[place % len(HUES)]
+                _draw_line(axes, facts, line, split, metric, factor, shift, colour, name)
             axes.set_xscale("log")
             axes.set_xticks(ks, [str(k) for k in ks])
             axes.minorticks_off()
@@ -81,7 +78,7 @@ def _draw_line(
     colour: str,
     name: str,
 ) -> None:
-    places = np.array([kept(c) * shift for c in line])
+    places = np.array([c.model.kept * shift for c in line])
     rows = [facts.of(c, split) for c in line]
     means = factor * np.array([row[metric] for row in rows])
     axes.plot(places, means, "-", color=colour, linewidth=1.6, label=name)
@@ -119,10 +116,7 @@ def draw_by_attack(
 ) -> None:
     """Draw each attack's EER, a panel per width and split, sparse beside dense."""
     scored = facts.collection.scored
-    counts = [len(_attacks(scored[split])) for split in facts.splits]
-    grid = figure.subplots(
-        len(pairs), len(counts), squeeze=False, sharex=True, width_ratios=[1] * len(counts)
-    )
+    grid = figure.subplots(len(pairs), len(facts.splits), squeeze=False, sharex=True)
     for row, (dim, configurations) in zip(grid, pairs, strict=True):
         for axes, split in zip(row, facts.splits, strict=True):
             height = 0.8 / len(configurations)

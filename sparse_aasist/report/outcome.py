@@ -1,4 +1,4 @@
-"""Sections 2 and 3: what became of the claims, and the table of the grid."""
+"""Sections: what became of the claims, and the table of the grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from sparse_aasist.report.content import Block, Claim, Paragraph, Section, Table
-from sparse_aasist.report.facts import Facts, read_record
+from sparse_aasist.report.facts import Facts
 from sparse_aasist.report.text import NONE, mean, number, percent, with_interval
 from sparse_aasist.sweep.collect import Configuration
 from sparse_aasist.sweep.tables import Row
@@ -117,7 +117,7 @@ def _error_cells(facts: Facts, configuration: Configuration, split: str) -> tupl
 def _score_cells(facts: Facts, configuration: Configuration, split: str) -> tuple[str, ...]:
     row = facts.of(configuration, split)
     pooled = facts.rows(configuration.runs, split, "pooled")
-    zeros = [read_record(run, "summary.json")["zero_fraction"][split] for run in configuration.runs]
+    zeros = [run.read_summary()["zero_fraction"][split] for run in configuration.runs]
     usages = [analysis["usage"] for analysis in facts.analyses_of(configuration, split)]
     return (
         _interval_cell(row, "act_dcf", 1, 3),

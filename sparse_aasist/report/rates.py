@@ -6,7 +6,7 @@ from sparse_aasist.evaluation.conditions import condition_table
 from sparse_aasist.evaluation.trials import codec_name
 from sparse_aasist.report.content import Block, Paragraph, Section, Table
 from sparse_aasist.report.facts import Facts
-from sparse_aasist.report.figures_rates import draw_against_k, draw_by_attack, draw_trade_off, kept
+from sparse_aasist.report.figures_rates import draw_against_k, draw_by_attack, draw_trade_off
 from sparse_aasist.report.svg import picture
 from sparse_aasist.report.text import NONE, listed, mean, percent
 from sparse_aasist.sweep.collect import Configuration
@@ -77,7 +77,8 @@ def trade_off(facts: Facts) -> Section:
         text = f"No counterpart of {facts.chosen.name} with the same D is finished."
         blocks.append(Paragraph(text))
     if split != "eval":
-        blocks.append(Paragraph("Drawn on dev, because there are no labels of eval."))
+        reason = facts.collection.unscored["eval"]
+        blocks.append(Paragraph(f"Drawn on dev, because {reason}."))
     blocks.append(
         picture(
             "det",
@@ -87,7 +88,7 @@ def trade_off(facts: Facts) -> Section:
             "threshold, on probit axes, for the run with the lowest EER on dev among the chosen "
             "configuration, and likewise its counterpart of the same D. A good model runs along "
             "the lower left; on the dotted diagonal the errors are equal (EER). Single runs, no "
-            "intervals: section 3 has those.",
+            "intervals: the grid has those.",
             alt=f"DET curves on {split} of {listed([name for name, _ in runs])}.",
         )
     )
@@ -164,7 +165,7 @@ def _headline(facts: Facts) -> list[Block]:
 
 def _codec_table(facts: Facts, split: str, codecs: list[str]) -> Table:
     rows = []
-    for c in sorted(facts.collection.configurations, key=lambda c: (c.model.dim, kept(c))):
+    for c in sorted(facts.collection.configurations, key=lambda c: (c.model.dim, c.model.kept)):
         found = facts.rows(c.runs, split, "codec")
         cells = [percent(mean(r["eer"] for r in found if r["name"] == name)) for name in codecs]
         rows.append((c.name, *cells))

@@ -1,4 +1,4 @@
-"""Section 1: what was run, and what is missing."""
+"""Section: what was run, and what is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from sparse_aasist.data.protocol import BONAFIDE, SPOOF, Split
 from sparse_aasist.evaluation.trials import codec_name
 from sparse_aasist.report.content import Block, Paragraph, Section, Table
-from sparse_aasist.report.facts import Facts, read_record
+from sparse_aasist.report.facts import Facts, read_environment
 from sparse_aasist.report.text import NONE, listed, percent
 from sparse_aasist.sweep.grid import shared_recipe
 
@@ -56,13 +56,9 @@ def _warnings(facts: Facts) -> list[str]:
         seed = f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)} not finished"
         rest = f"its row is over {left} {'seed' if left == 1 else 'seeds'}"
         texts.append(f"{name}: {seed}; {rest if left else 'it has no row'}.")
-    withheld = [name for name in collection.splits if name not in (*facts.splits, "train")]
     texts += [
-        f"The protocol of {name} withholds labels, so nothing is measured on {name}."
-        for name in withheld
+        f"Nothing is measured on {name}: {reason}." for name, reason in collection.unscored.items()
     ]
-    if "eval" not in collection.splits:
-        texts.append("The data have no eval split, so nothing is measured on eval.")
     if not facts.is_the_papers_corpus:
         texts.append(
             "These are not the trials of ASVspoof5 that arXiv 2510.05696 reports on. Nothing here "
@@ -96,7 +92,7 @@ def _data(split: Split, facts: Facts) -> tuple[str, ...]:
 def _runs(facts: Facts) -> Table:
     rows = []
     for name, planned in facts.collection.planned.items():
-        summaries = [read_record(run, "summary.json") for run in planned.runs]
+        summaries = [run.read_summary() for run in planned.runs]
         model = planned.model
         minutes = sum(summary["train_seconds"] for summary in summaries) / 60
         rows.append(
@@ -105,8 +101,8 @@ def _runs(facts: Facts) -> Table:
                 listed([run.config.seed for run in planned.runs]),
                 listed(planned.missing),
                 str(model.dim),
-                str(model.k or model.dim),
-                percent(1 - (model.k or model.dim) / model.dim),
+                str(model.kept),
+                percent(1 - model.kept / model.dim),
                 listed([summary["best_epoch"] for summary in summaries]),
                 f"{minutes:.0f}",
             )
@@ -116,7 +112,8 @@ def _runs(facts: Facts) -> Table:
         (*head, "best epoch by seed", "training, minutes"),
         rows,
         "Runs. Each keeps the epoch with the lowest EER on all of dev; eval is never used to "
-        "choose. Dense: k = D, TopK changes nothing.",
+        "choose. Dense: k = D, TopK changes nothing. Minutes leave out what an interruption cut "
+        "off.",
         words=3,
     )
 
@@ -139,7 +136,7 @@ def _value(value: object) -> str:
 
 
 def _versions(facts: Facts) -> list[tuple[str, str]]:
-    records = [read_record(run, "config.json")["environment"] for run in facts.collection.runs]
+    records = [read_environment(run) for run in facts.collection.runs]
     keys = list(dict.fromkeys(key for record in records for key in record))
     trained = [(f"training: {key}", _distinct([r.get(key) for r in records])) for key in keys]
     report = [(f"report: {name}", version(name)) for name in _REPORTED]

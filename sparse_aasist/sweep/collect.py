@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_aasist.analysis.acoustics import can_measure, measure_split
-from sparse_aasist.analysis.attack_filter import detected_attacks
+from sparse_aasist.analysis.acoustics import measure_split
+from sparse_aasist.analysis.attack_filter import EER_LIMIT, detected_attacks
 from sparse_aasist.analysis.model_analysis import analyse, read_analysis, write_analysis
-from sparse_aasist.data.protocol import SPOOF, Split
+from sparse_aasist.data.protocol import ABSENT, SPOOF, Split
 from sparse_aasist.embeddings import Embeddings, embeddings_path
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.evaluation.bootstrap import speaker_clusters
@@ -23,9 +23,6 @@ from sparse_aasist.evaluation.scores import match_scores, read_scores
 from sparse_aasist.models import AASISTConfig
 from sparse_aasist.sweep.folder import SweepFolder, SweepRun
 from sparse_aasist.sweep.grid import configuration_name
-
-EER_LIMIT = 0.2
-"""An attack is detected when its EER is below; arXiv 2510.05696."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Configuration:
 
     @property
     def is_dense(self) -> bool:
-        return self.model.k in (None, self.model.dim)
+        return self.model.is_dense
 
 
 @dataclass(frozen=True)
@@ -106,16 +103,29 @@ class Collection:
 
     @cached_property
     def seen_attacks(self) -> frozenset[str]:
-        return frozenset(t.attack for t in self.splits["train"].trials if t.label == SPOOF)
+        spoofed = (t.attack for t in self.splits["train"].trials if t.label == SPOOF)
+        return frozenset(spoofed) - {ABSENT}
+
+    @cached_property
+    def unscored(self) -> dict[str, str]:
+        """Why nothing can be measured on a split, by the splits for which that is so."""
+        reasons = {}
+        for name in ("dev", "eval"):
+            split = self.splits.get(name)
+            labels = {trial.label for trial in split.trials} if split else set()
+            if split is None:
+                reasons[name] = f"the data have no {name} split"
+            elif None in labels:
+                reasons[name] = f"the protocol of {name} withholds labels"
+            elif len(labels) < 2:
+                reasons[name] = f"the protocol of {name} has trials of one class only"
+        return reasons
 
     @cached_property
     def scored(self) -> dict[str, ScoredSplit]:
-        """Dev and eval, as far as their labels are not withheld."""
-        return {
-            name: self._scored(split)
-            for name, split in self.splits.items()
-            if name != "train" and all(trial.label is not None for trial in split.trials)
-        }
+        """Dev and, where something can be measured on it, eval."""
+        names = (name for name in self.splits if name not in ("train", *self.unscored))
+        return {name: self._scored(self.splits[name]) for name in names}
 
     def _scored(self, split: Split) -> ScoredSplit:
         trials = split.trials
@@ -166,15 +176,18 @@ class Collection:
         scored = self.scored[split]
         attacks = self.headline_attacks(split)
         cache = self.folder.path / f"{split}_acoustics.tsv"
-        acoustics = None
-        if can_measure():
-            acoustics = measure_split(scored.split, self.recipe.eval_samples, cache)
+        acoustics = measure_split(scored.split, self.recipe.eval_samples, cache)
         found = {}
         for run in track(self.runs):
             path = run.path / f"{split}_sweep_analysis.json"
-            analysis = read_analysis(path) if path.is_file() else None
-            if analysis is None or tuple(analysis["headline"]) != attacks:
-                analysis = self._analyse(run, scored, attacks, acoustics)
+            made_from = {
+                "headline": list(attacks),
+                "acoustics": sorted(acoustics or ()),
+                "checkpoint_sha256": run.read_summary()["checkpoint_sha256"],
+            }
+            analysis = _earlier(path, made_from)
+            if analysis is None:
+                analysis = self._analyse(run, scored, attacks, acoustics) | made_from
                 write_analysis(path, analysis)
             found[run.name] = analysis
         return found
@@ -187,3 +200,12 @@ class Collection:
         embeddings = Embeddings.load(path).of([trial.name for trial in trials], path)
         scores = scored.scores[run.name]
         return analyse(embeddings, trials, scores, attacks=attacks, acoustics=acoustics)
+
+
+def _earlier(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the analysis in `path` if it is whole and of the same model and factors."""
+    try:
+        analysis = read_analysis(path)
+    except SparseAasistError:
+        return None
+    return analysis if made_from.items() <= analysis.items() else None

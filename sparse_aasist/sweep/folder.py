@@ -63,8 +63,25 @@ class SweepRun:
         try:
             with open(self.files.metrics, "rb") as lines:
                 return sum(1 for _ in lines)
-        except FileNotFoundError:
+        except OSError:  # not begun, or a network file system that hiccups: progress can wait
             return 0
+
+    def read_summary(self) -> dict[str, Any]:
+        """Read summary.json.
+
+        Raises:
+            SparseAasistError: it is missing, damaged or of an older version; names it.
+        """
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            if "checkpoint_sha256" not in summary:
+                raise ValueError("no checkpoint_sha256 in it")
+            return summary
+        except (OSError, ValueError) as error:
+            raise SparseAasistError(
+                f"{self.summary}: cannot be read ({error}); remove it and continue the sweep to "
+                "have the run scored again"
+            ) from error
 
     def scores(self, split: str) -> Path:
         return self.path / f"{split}_scores.tsv"
@@ -149,7 +166,10 @@ class SweepFolder:
                 "`sparse-aasist sweep`"
             ) from error
         except (OSError, ValueError) as error:
-            raise SparseAasistError(f"{self.plan}: cannot be read ({error})") from error
+            raise SparseAasistError(
+                f"{self.plan}: cannot be read ({error}); restore it, or start a sweep in another "
+                "folder"
+            ) from error
 
     def _check_same(self, plan: dict[str, Any], new: dict[str, Any]) -> None:
         old_recipe, new_recipe = plan["recipe"], json.loads(json.dumps(new["recipe"]))

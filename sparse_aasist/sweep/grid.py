@@ -72,8 +72,7 @@ class Grid:
 
 def configuration_name(model: AASISTConfig) -> str:
     """Name a configuration by D, k and what else departs from the defaults."""
-    dense = model.k is None or model.k == model.dim
-    words = [f"dim{model.dim}", DENSE if dense else f"k{model.k}"]
+    words = [f"dim{model.dim}", DENSE if model.is_dense else f"k{model.k}"]
     words += ["sigmoid"] if model.sigmoid else []
     words += [getattr(model, key) for key, plain in _PLAIN.items() if getattr(model, key) != plain]
     return "_".join(words)

@@ -33,7 +33,7 @@ def sweep_progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    finished = {run.name for run in runs if run.is_finished}
+    announced = {run.name for run in runs if run.is_finished}
     with Progress(*columns, console=console) as progress:
         total = sum(run.config.epochs for run in runs)
         whole = progress.add_task("epochs of the sweep", total=total)
@@ -49,13 +49,13 @@ def sweep_progress(
                     progress.update(bars[run.name], completed=done[run.name])
                     if run.name not in active:
                         progress.remove_task(bars.pop(run.name))
-                if run.is_finished and run.name not in finished:
-                    finished.add(run.name)
-                    progress.console.print(
-                        f"finished {run.name} ({len(finished)} of {len(runs)})", markup=False
-                    )
-                if run.name in failed and run.name not in finished:
-                    finished.add(run.name)
-                    progress.console.print(f"failed {run.name}: {failed[run.name]}", markup=False)
+                if run.name in announced or not (run.is_finished or run.name in failed):
+                    continue
+                announced.add(run.name)
+                text = f"failed {run.name}: {failed.get(run.name)}"
+                if run.is_finished:
+                    count = sum(other.is_finished for other in runs)
+                    text = f"finished {run.name} ({count} of {len(runs)})"
+                progress.console.print(text, markup=False)
 
         yield show

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from sparse_aasist.sweep.progress import sweep_progress
 from sparse_aasist.sweep.worker import INTERRUPTED, TAKEN
 
 POLL_SECONDS = 1.0
+# Besides Ctrl-C: a job manager, a closed terminal.
+_STOPS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_sweep(
@@ -48,8 +50,8 @@ def run_sweep(
         For each failed run the last line of its log.
 
     Raises:
-        KeyboardInterrupt: a signal (SIGINT or SIGTERM) asked to stop; all runs have saved their
-            state.
+        KeyboardInterrupt: a signal (SIGINT, SIGTERM, SIGHUP) asked to stop; all runs have saved
+            their state.
     """
     workers = workers or max(1, torch.cuda.device_count())
     runs = folder.runs()
@@ -67,12 +69,12 @@ def run_sweep(
                     return failed
                 time.sleep(POLL_SECONDS)
                 _collect(active, failed)
-        except KeyboardInterrupt:
+        finally:
+            # Whatever ends this process early, its runs save their state and end too.
             for _, process in active.values():
                 process.send_signal(signal.SIGTERM)
             for _, process in active.values():
                 process.wait()
-            raise
 
 
 def _next(
@@ -123,7 +125,9 @@ def _collect(active: dict[int, tuple[SweepRun, subprocess.Popen]], failed: dict[
         del active[slot]
         if status == INTERRUPTED:
             raise KeyboardInterrupt
-        if status not in (0, TAKEN):
+        if status < 0:
+            failed[run.name] = f"killed by signal {-status} (out of memory?); see {run.log}"
+        elif status not in (0, TAKEN):
             failed[run.name] = _last_line(run.log) or f"ended with status {status}"
 
 
@@ -137,8 +141,9 @@ def _terminate_like_interrupt() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before: Callable | int | None = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _STOPS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

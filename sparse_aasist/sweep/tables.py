@@ -14,10 +14,10 @@ from sparse_aasist.evaluation.bootstrap import seed_intervals
 from sparse_aasist.evaluation.calibration import Calibration, fit_calibration
 from sparse_aasist.evaluation.metrics import compute_metrics
 from sparse_aasist.evaluation.report import evaluate_trials
+from sparse_aasist.evaluation.resampling import METRIC_NAMES
 from sparse_aasist.files import write_text
 from sparse_aasist.sweep.collect import Collection, Configuration, ScoredSplit
 
-METRICS = ("eer", "min_dcf", "act_dcf", "cllr")
 Row = dict[str, Any]
 
 
@@ -49,7 +49,7 @@ def run_rows(collection: Collection) -> list[Row]:
                             "name": row.name,
                             "n_bonafide": row.n_bonafide,
                             "n_spoof": row.n_spoof,
-                            **{metric: getattr(row.metrics, metric) for metric in METRICS},
+                            **{metric: getattr(row.metrics, metric) for metric in METRIC_NAMES},
                             "calibrated_act_dcf": after.metrics.act_dcf,
                             "calibrated_cllr": after.metrics.cllr,
                         }
@@ -92,7 +92,7 @@ def _settings(configuration: Configuration) -> Row:
     model = configuration.model
     return {
         "dim": model.dim,
-        "k": model.k or model.dim,
+        "k": model.kept,
         "sigmoid": model.sigmoid,
         "topk_by": model.topk_by,
         "topk_order": model.topk_order,
@@ -111,12 +111,12 @@ def _means(scored: ScoredSplit, scores: np.ndarray) -> Row:
     if len(rates) > 1:
         found["eer_seed_deviation"] = float(np.std([rate.eer for rate in rates], ddof=1))
     if np.unique(scored.clusters).size < 2:
-        for metric in METRICS:
+        for metric in METRIC_NAMES:
             mean = float(np.mean([getattr(rate, metric) for rate in rates]))
             found |= {metric: mean, f"{metric}_low": None, f"{metric}_high": None}
         return found
     means, intervals = seed_intervals(scores, scored.labels, scored.clusters)
-    for metric in METRICS:
+    for metric in METRIC_NAMES:
         low, high = getattr(intervals, metric)
         found |= {metric: getattr(means, metric), f"{metric}_low": low, f"{metric}_high": high}
     return found

@@ -6,16 +6,20 @@ the interval leaves it open, and with few runs it usually does.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_aasist.analysis.model_analysis import RULES
+from sparse_aasist.data.protocol import ABSENT, BONAFIDE
 from sparse_aasist.evaluation.comparison import Comparison, compare_scores
+from sparse_aasist.evaluation.metrics import compute_metrics
 from sparse_aasist.sweep.collect import Collection, Configuration, ScoredSplit
+from sparse_aasist.sweep.statistics import rank_test, welch_interval
 
 Outcome = Literal["holds", "does not hold", "undecided"]
 Analyses = dict[str, dict[str, Any]]
@@ -23,7 +27,8 @@ Analyses = dict[str, dict[str, Any]]
 HOLDS: Outcome = "holds"
 FAILS: Outcome = "does not hold"
 UNDECIDED: Outcome = "undecided"
-RULE = "equal_width"
+MIN_RUNS = 3
+"""Of each side: with fewer the spread of training is a guess, and half of such verdicts chance."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,6 @@ class Verdict:
     outcome: Outcome
     test: str
     detail: str
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def judge(collection: Collection, analyses: Analyses) -> list[Verdict]:
@@ -83,36 +85,45 @@ def _generalises(
 ) -> Verdict | None:
     if np.unique(scored.clusters).size < 2:
         return None
-    pairs = scored.of(sparse), scored.of(dense)
-    found = compare_scores(*pairs, scored.labels, scored.clusters)
-    difference = found.eer
-    outcome = _sign(difference.interval)
-    text = _numbers(found)
-    if outcome == HOLDS:
-        best, without = _without_best_attack(scored, *pairs)
-        if best is not None and _sign(without.eer.interval) != HOLDS:
+    pair = scored.of(sparse), scored.of(dense)
+    found = compare_scores(*pair, scored.labels, scored.clusters)
+    outcome, text = _sign(found.eer.interval), _numbers(found)
+    if outcome != UNDECIDED and min(map(len, pair)) < MIN_RUNS:
+        outcome = UNDECIDED
+        text += f"; fewer than {MIN_RUNS} runs a side"
+    if outcome != UNDECIDED:
+        rates = ([compute_metrics(run, scored.labels).eer for run in side] for side in pair)
+        difference, *interval = welch_interval(*rates)
+        if _sign(tuple(interval)) != outcome:
             outcome = UNDECIDED
-            text += f"; the gain comes from {best}: without it {_difference(without)}"
+            text += f"; by the runs alone {_points(difference, *interval)}"
+    if outcome == HOLDS:
+        attack, without = _without_one_attack(scored, *pair)
+        if without is None or _sign(without.eer.interval) != HOLDS:
+            outcome = UNDECIDED
+            text += f"; all of the gain may be from {attack}: without it {_difference(without)}"
     return Verdict(
         "TopK generalises better than the dense model: a lower EER",
         f"{sparse.name} against {dense.name}, {split}",
         outcome,
         "paired bootstrap over speakers and runs; holds if the 95 % interval of the difference is "
-        "below 0, also without the attack that gains most",
+        "below 0, also without any one attack, does not hold if it is above 0; either way Welch's "
+        f"95 % interval over runs must agree, at least {MIN_RUNS} of each",
         text,
     )
 
 
-def _without_best_attack(
+def _without_one_attack(
     scored: ScoredSplit, sparse: NDArray[np.float64], dense: NDArray[np.float64]
-) -> tuple[str | None, Comparison | None]:
-    """Compare without the attack whose EER falls most."""
-    bonafide = scored.labels == 1
-    attacks = np.unique(scored.attacks[~bonafide]).tolist()
-    if len(attacks) < 2:
-        return None, None
+) -> tuple[str, Comparison | None]:
+    """Compare without the attack whose absence leaves least of the gain; None if it is all."""
+    spoofed = scored.attacks[scored.labels != BONAFIDE]
+    attacks = sorted(set(spoofed.tolist()) - {ABSENT})
+    if len(set(spoofed.tolist())) < 2:
+        return ", ".join(attacks) or "unnamed attacks", None
 
-    def compare(chosen: NDArray[np.bool_], resamples: int) -> Comparison:
+    def compare(attack: str, resamples: int) -> Comparison:
+        chosen = scored.attacks != attack
         return compare_scores(
             sparse[:, chosen],
             dense[:, chosen],
@@ -121,36 +132,37 @@ def _without_best_attack(
             resamples=resamples,
         )
 
-    gains = {a: compare(bonafide | (scored.attacks == a), 1).eer.difference for a in attacks}
-    best = min(gains, key=lambda attack: gains[attack])
-    return best, compare(scored.attacks != best, 1000)
+    left = {attack: compare(attack, 1).eer.difference for attack in attacks}
+    worst = max(left, key=lambda attack: left[attack])
+    return worst, compare(worst, 1000)
 
 
 def _disentangles(
     configurations: Sequence[Configuration], analyses: Analyses
 ) -> list[Verdict | None]:
-    """Compare every wide sparse configuration with the narrowest dense one."""
-    dense = [c for c in configurations if c.is_dense]
-    if not dense:
-        return []
-    base = min(dense, key=lambda c: c.model.dim)
-    wide = [c for c in configurations if not c.is_dense and c.model.dim > base.model.dim]
-    return [_more_disentangled(c, base, analyses) for c in wide]
+    """Compare every wide sparse configuration with the narrowest dense one of its kind."""
+    found = []
+    for sparse in (c for c in configurations if not c.is_dense):
+        dense = [
+            c for c in configurations if c.is_dense and c.model.sigmoid == sparse.model.sigmoid
+        ]
+        base = min(dense, key=lambda c: c.model.dim, default=sparse)
+        if sparse.model.dim > base.model.dim:
+            found.append(_more_disentangled(sparse, base, analyses))
+    return found
 
 
 def _more_disentangled(
     sparse: Configuration, dense: Configuration, analyses: Analyses
 ) -> Verdict | None:
     outcomes, texts = [], []
-    for name, key, mean in (
-        ("completeness", "completeness_corrected", "mean"),
-        ("MIG", "mig", "mean"),
-        # The plain mean over dimensions is diluted by those that pass the limit by chance.
-        ("modularity (R&M)", "modularity_rm", "weighted_mean"),
-    ):
-        sides = [_above_null(c, analyses, key, mean) for c in (sparse, dense)]
-        if any(len(side) < 2 for side in sides):
-            texts.append(f"{name}: fewer than two runs with a value")
+    for name, read in _READINGS.items():
+        sides = [
+            [value for run in c.runs if (value := _value(analyses[run.name], read)) is not None]
+            for c in (sparse, dense)
+        ]
+        if any(len(side) < MIN_RUNS for side in sides):
+            texts.append(f"{name}: fewer than {MIN_RUNS} runs with a value")
             outcomes.append(UNDECIDED)
             continue
         difference, low, high = welch_interval(*sides)
@@ -161,31 +173,59 @@ def _more_disentangled(
         "A wide sparse embedding is more disentangled than a narrow dense one",
         f"{sparse.name} against {dense.name}, dev",
         outcome,
-        "difference of means over runs of value minus null mean, Welch's 95 % interval; holds if "
-        "all three metrics rise, does not hold if one falls",
+        "difference of means over runs, Welch's 95 % interval, of three metrics that can be "
+        "compared between widths: minus ln effective dimensions per factor (completeness without "
+        "ln D), MIG and modularity less their null means; holds if all three rise, does not hold "
+        "if one falls",
         "; ".join(texts),
     )
 
 
-def _above_null(
-    configuration: Configuration, analyses: Analyses, key: str, mean: str
-) -> list[float]:
-    values = []
-    for run in configuration.runs:
-        found = analyses[run.name]["attacks"][RULE]
-        level = found[key][mean] if found else {"value": None, "null_mean": None}
-        if level["value"] is not None and level["null_mean"] is not None:
-            values.append(level["value"] - level["null_mean"])
-    return values
+def _concentration(found: dict[str, Any]) -> float | None:
+    """Completeness that does not contain ln D: minus the logarithm of the effective dimensions."""
+    dims = found["effective_dims_corrected"]["mean"]["value"]
+    return None if dims is None else -math.log(dims)
+
+
+def _gap(found: dict[str, Any]) -> float | None:
+    return _above_null(found["mig"]["mean"])
+
+
+def _modularity(found: dict[str, Any]) -> float | None:
+    # The plain mean over dimensions is diluted by those that pass the limit by chance.
+    return _above_null(found["modularity_rm"]["weighted_mean"])
+
+
+_READINGS = {
+    "-ln effective dimensions": _concentration,
+    "MIG": _gap,
+    "modularity (R&M)": _modularity,
+}
+
+
+def _value(
+    analysis: dict[str, Any], read: Callable[[dict[str, Any]], float | None]
+) -> float | None:
+    found = analysis["attacks"][RULES[0]]
+    return read(found) if found else None
+
+
+def _above_null(level: dict[str, float | None]) -> float | None:
+    if level["value"] is None or level["null_mean"] is None:
+        return None
+    return level["value"] - level["null_mean"]
 
 
 def _dedicates(configuration: Configuration, analyses: Analyses) -> Verdict | None:
     from scipy.stats import binomtest
 
-    found = [analyses[run.name]["dedicated"] for run in configuration.runs]
-    cases = [entry["causal"] for attacks in found if attacks for entry in attacks.values()]
-    if not cases:
+    found = [analyses[run.name]["dedicated"] or {} for run in configuration.runs]
+    attacks = sorted({attack for run in found for attack in run})
+    # One attack has nothing to be told from.
+    if len(attacks) < 2:
         return None
+    # Runs see the same attacks, so an attack counts once: by the majority of the runs.
+    cases = [np.mean([run[a]["causal"] for run in found if a in run]) > 0.5 for a in attacks]
     share = binomtest(sum(cases), len(cases)).proportion_ci(0.95, method="wilson")
     outcome = HOLDS if share.low > 0.5 else FAILS if share.high < 0.5 else UNDECIDED
     return Verdict(
@@ -194,8 +234,9 @@ def _dedicates(configuration: Configuration, analyses: Analyses) -> Verdict | No
         outcome,
         "share of attacks whose best dimension on one half of the trials is above the null and "
         "strongest for the same attack on the other half, and moves that attack's EER most when "
-        "silenced; holds if Wilson's 95 % interval over attacks and runs is above one half",
-        f"{sum(cases)} of {len(cases)}, share {np.mean(cases):.2f} "
+        "silenced, in most runs; holds if Wilson's 95 % interval over attacks is above one half, "
+        "does not hold if it is below",
+        f"{sum(cases)} of {len(cases)} attacks, share {np.mean(cases):.2f} "
         f"[{share.low:.2f}, {share.high:.2f}], {len(found)} runs",
     )
 
@@ -215,8 +256,8 @@ def _ignores_undetected(configuration: Configuration, analyses: Analyses) -> Ver
         f"{configuration.name}, dev",
         outcome,
         "Spearman's rho between an attack's EER and the largest share of its entropy in one "
-        "dimension (less the null), mean over runs; holds if it is negative with p < 0.05 when "
-        "attacks are permuted, the same for all runs",
+        "dimension (less the null), mean over runs; holds if it is negative, does not hold if it "
+        "is positive, with p < 0.05 when attacks are permuted, the same for all runs",
         f"rho {rho:+.2f}, p {p_value:.3f}, {usable[0].shape[1]} attacks, {len(usable)} runs",
     )
 
@@ -233,51 +274,6 @@ def _rates_and_shares(analysis: dict[str, Any]) -> NDArray[np.float64] | None:
     return np.array([[rates[name] for name in names], corrected[:, columns].max(axis=0)])
 
 
-def rank_test(runs: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Test whether two quantities of the same cases rise together, over several runs.
-
-    The statistic is the mean over runs of Spearman's rho (0 where a quantity is constant). Runs
-    see the same cases, so the permutation is over cases and the same for all runs.
-
-    Args:
-        runs: (2, cases) each, the cases in the same order; at least two cases.
-
-    Returns:
-        The mean rho and its two-sided p-value, exact for up to seven cases.
-    """
-    from scipy.stats import rankdata
-
-    ranks = rankdata(np.stack(runs), axis=2)
-    ranks -= ranks.mean(axis=2, keepdims=True)
-    size = np.sqrt((ranks**2).sum(axis=2, keepdims=True))
-    ranks /= np.where(size > 0, size, 1.0)
-    cases = ranks.shape[2]
-    if cases <= 7:
-        orders = np.array(list(itertools.permutations(range(cases))))
-    else:
-        rng = np.random.default_rng(1234)
-        orders = np.array([range(cases), *(rng.permutation(cases) for _ in range(9999))])
-    # The first order is the observed one.
-    means = np.einsum("rc,roc->o", ranks[:, 0], ranks[:, 1][:, orders]) / len(runs)
-    extreme = np.abs(means) >= abs(means[0]) - 1e-12
-    return float(means[0]), float(extreme.mean())
-
-
-def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean(a) - mean(b) and its 95 % interval by Welch's t with unequal variances.
-
-    Args:
-        a, b: at least two values each.
-    """
-    from scipy.stats import ttest_ind
-
-    difference = float(np.mean(a) - np.mean(b))
-    if np.ptp(a) == 0 and np.ptp(b) == 0:
-        return difference, difference, difference
-    low, high = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    return difference, float(low), float(high)
-
-
 def _sign(interval: tuple[float, float]) -> Outcome:
     low, high = interval
     return HOLDS if high < 0 else FAILS if low > 0 else UNDECIDED
@@ -291,6 +287,11 @@ def _numbers(found: Comparison) -> str:
     )
 
 
-def _difference(found: Comparison) -> str:
-    low, high = found.eer.interval
-    return f"difference {100 * found.eer.difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+def _difference(found: Comparison | None) -> str:
+    return (
+        "nothing is left" if found is None else _points(found.eer.difference, *found.eer.interval)
+    )
+
+
+def _points(difference: float, low: float, high: float) -> str:
+    return f"difference {100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"

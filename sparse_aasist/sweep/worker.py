@@ -19,12 +19,12 @@ from sparse_aasist.embeddings import embeddings_path
 from sparse_aasist.engine import make_fabric
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.evaluation.scores import write_scores
-from sparse_aasist.files import write_text
+from sparse_aasist.files import digest, write_text
 from sparse_aasist.models import AASIST
 from sparse_aasist.runtime import tune_process
 from sparse_aasist.scoring import score_trials
 from sparse_aasist.sweep.folder import SweepFolder, SweepRun
-from sparse_aasist.training.loop import Interrupted, train
+from sparse_aasist.training.loop import Interrupted, default_workers, train
 
 FAILED, TAKEN, INTERRUPTED = 2, 75, 130
 """Exit codes; `TAKEN`: another process works on this run."""
@@ -62,6 +62,7 @@ def work(run: SweepRun, splits: dict[str, Split], data_dir: str | os.PathLike[st
                 split,
                 run.config.eval_samples,
                 batch_size=run.config.batch_size,
+                workers=default_workers(fabric, None),
                 embeddings=True,
             )
             write_scores(run.scores(name), [t.name for t in split.trials], result.scores)
@@ -79,6 +80,8 @@ def _summary(run: SweepRun, zero_fractions: dict[str, float]) -> dict[str, objec
         "epochs": len(history),
         "train_seconds": round(sum(record["seconds"] for record in history), 3),
         "zero_fraction": zero_fractions,
+        # What was made from these scores and embeddings is stale when this changes.
+        "checkpoint_sha256": digest(run.files.best),
     }
 
 
@@ -86,7 +89,7 @@ def main(sweep: str, name: str, data_dir: str) -> int:
     """Work on one run of a sweep; return the exit status."""
     tune_process()
     folder = SweepFolder(sweep)
-    run = next(run for run in folder.runs() if run.name == name)
+    (run,) = (run for run in folder.runs() if run.name == name)
     return _status(lambda: work(run, folder.splits(data_dir), Path(data_dir)))
 
 

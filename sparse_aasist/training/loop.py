@@ -77,7 +77,7 @@ def train(
     fabric = make_fabric(config.precision, devices)
     state = TrainingState.fresh(config)
     state.data = trials_digest(train_split, dev_split)
-    run = _Run(config, fabric, state, folder, console, _default_workers(fabric, workers))
+    run = _Run(config, fabric, state, folder, console, default_workers(fabric, workers))
     run.prepare(train_split, dev_split)
     run.start(resume)
     if fabric.is_global_zero and not resume:
@@ -300,7 +300,7 @@ def _labels(split: Split) -> list[int]:
     return labels
 
 
-def _default_workers(fabric: Fabric, workers: int | None) -> int:
+def default_workers(fabric: Fabric, workers: int | None) -> int:
     if workers is not None:
         return workers
     # On a CPU decoding costs a few percent of a step and loader processes would steal its cores.
