@@ -178,6 +178,19 @@ def test_disentanglement_is_judged_above_the_null_over_runs(levels, outcome):
     assert verdict("A wide sparse", found).outcome == outcome
 
 
+def test_a_concentration_that_noise_has_too_is_no_disentanglement():
+    sparse, dense = configuration(320, 20), configuration(160, 160)
+    analyses = {run.name: analysis(0.01 * i) for i, run in enumerate(dense.runs)}
+    for i, run in enumerate(sparse.runs):
+        analyses[run.name] = analysis(0.3 + 0.01 * i)
+        # Half as many dimensions carry a factor; of noise in such an embedding, a third as many.
+        level = {"value": np.exp(-0.7), "null_mean": 5.0 / 3}
+        readings = analyses[run.name]["attacks"]["equal_width"]
+        readings["effective_dims_corrected"] = {"mean": level}
+    found = verdict("A wide sparse", judge(collection((sparse, {}), (dense, {})), analyses))
+    assert found.outcome == FAILS and "the same less its null -0.4" in found.detail
+
+
 def test_one_falling_metric_is_enough_against_disentanglement():
     sparse, dense = configuration(320, 20), configuration(160, 160)
     analyses = {run.name: analysis(0.01 * i) for i, run in enumerate(dense.runs)}
