@@ -34,7 +34,10 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for a user's error, 130 if interrupted."""
+    """Run one command and return its exit status.
+
+    0; 1 when a run of a sweep has failed; 2 for a user's error; 130 if interrupted.
+    """
     parser = argparse.ArgumentParser(prog="sparse-aasist", description="Detect fake speech.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():

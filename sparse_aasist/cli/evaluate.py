@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparse_aasist.cli.arguments import integer_from
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sparse_aasist.data.protocol import Trial
+    from sparse_aasist.scoring import Scores
 
 HELP = "score a split with a checkpoint and report the official metrics"
 
@@ -74,7 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(name, trials, result, data, folder, console) -> None:
+def _report(
+    name: str,
+    trials: Sequence[Trial],
+    result: Scores,
+    data: Path,
+    folder: Path,
+    console: Console,
+) -> None:
     from sparse_aasist.data.protocol import seen_attacks
     from sparse_aasist.evaluation.conditions import condition_table
     from sparse_aasist.evaluation.figures import plot
