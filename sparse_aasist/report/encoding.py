@@ -87,7 +87,7 @@ def heat_map(facts: Facts) -> Section:
     run = facts.best_run(facts.chosen)
     rule = (
         f"Chosen: {run.name}. Rule: the run with the lowest EER on dev among the seeds of the "
-        "configuration with the lowest mean EER on dev; eval is not used."
+        "sparse configuration with the lowest mean EER on dev; eval is not used."
     )
     found = facts.analyses["dev"][run.name]["attacks"][HEADLINE]
     if found is None:

@@ -53,18 +53,21 @@ class Facts:
 
     @cached_property
     def chosen(self) -> Configuration:
-        """The configuration with the lowest mean EER on dev."""
-        return min(self.collection.configurations, key=lambda c: self.of(c, "dev")["eer"])
+        """The sparse configuration with the lowest mean EER on dev; a dense one if all are."""
+        every = self.collection.configurations
+        sparse = [c for c in every if not c.is_dense]
+        return min(sparse or every, key=lambda c: self.of(c, "dev")["eer"])
 
     @cached_property
     def rival(self) -> Configuration | None:
-        """What the chosen one is set against: the dense one of its width, or the best sparse."""
+        """What the chosen one is set against: the dense one of its width."""
         others = [
             c
             for c in self.collection.configurations
             if c.model.dim == self.chosen.model.dim
             and c.model.sigmoid == self.chosen.model.sigmoid
-            and c.is_dense != self.chosen.is_dense
+            and c.is_dense
+            and c != self.chosen
         ]
         return min(others, key=lambda c: self.of(c, "dev")["eer"], default=None)
 
