@@ -242,7 +242,7 @@ def test_default_corpus_is_built_when_absent(run, corpus, tmp_path, monkeypatch,
     assert "building" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate"])
+@pytest.mark.parametrize("script", ["train", "evaluate", "sweep"])
 def test_scripts_are_the_commands(script):
     help_text = subprocess.run(
         [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"],

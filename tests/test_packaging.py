@@ -91,6 +91,8 @@ def test_wheel_without_a_compiler_is_pure_python_and_says_so(
     assert log.count("sparse_aasist: built without kernels (no working C++ compiler, tried") == 1
     names = zipfile.ZipFile(wheel).namelist()
     assert "sparse_aasist/ops/topk_activation.py" in names
+    # Files that are no modules are packed by name only.
+    assert {"sparse_aasist/report/template.html.j2", "sparse_aasist/corpus/texts.tsv"} <= {*names}
     assert not [name for name in names if name.endswith(".so")]
 
 
