@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from sparse_aasist.data.protocol import BONAFIDE, SPOOF, Split
+from sparse_aasist.data.protocol import ABSENT, BONAFIDE, SPOOF, Split
 from sparse_aasist.evaluation.trials import codec_name
 from sparse_aasist.report.content import Block, Paragraph, Section, Table
 from sparse_aasist.report.facts import Facts, read_environment
@@ -85,7 +85,7 @@ def _data(split: Split, facts: Facts) -> tuple[str, ...]:
         ", ".join(codecs),
         str(len(trials)),
         *map(str, counts),
-        str(len({trial.speaker for trial in trials})),
+        str(len({trial.speaker for trial in trials} - {ABSENT}) or NONE),
     )
 
 

@@ -54,7 +54,7 @@ def sweep_progress(
                 announced.add(run.name)
                 text = f"failed {run.name}: {failed.get(run.name)}"
                 if run.is_finished:
-                    count = sum(other.is_finished for other in runs)
+                    count = len(announced - failed.keys())
                     text = f"finished {run.name} ({count} of {len(runs)})"
                 progress.console.print(text, markup=False)
 
