@@ -18,8 +18,8 @@ NAMES = {
 
 def tables(results: Results) -> list[str]:
     title = "Analysis of embeddings at the size of ASVspoof5's dev set and evaluation at that of "
-    title += "its eval set; the straightforward way, where it takes less than a minute, computes "
-    title += "the same by a loop over dimensions, permutations or resamples."
+    title += "its eval set; the straightforward way, where it takes less than a minute, does the "
+    title += "same work by a loop over dimensions, permutations or resamples."
     header = ["what", "trials", "D", "resamples", "s", "spread", "the straightforward way", "MB"]
     lines = [title, "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, (what, other) in NAMES.items():

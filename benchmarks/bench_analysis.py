@@ -164,19 +164,19 @@ def bench_intervene(benchmark: BenchmarkFixture, dims: int, provider: str) -> No
 
     def loop() -> np.ndarray:
         scores = values.astype(np.float64) @ delta
-        silenced = np.empty((dims, attacks.size))
+        found = np.empty((2, dims, attacks.size))
         for dim in range(dims):
-            for sign in (1.0, -1.0):
+            for which, sign in enumerate((1.0, -1.0)):
                 changed = scores - sign * values[:, dim] * delta[dim]
                 for column, attack in enumerate(attacks):
                     chosen = (labels == 1) | (names == attack)
                     eer = compute_metrics(changed[chosen], labels[chosen]).eer
-                    if sign > 0:
-                        silenced[dim, column] = eer
-        return silenced
+                    found[which, dim, column] = eer
+        return found
 
     def ours() -> np.ndarray:
-        return intervene(values, delta, 0.0, names, labels).silenced
+        effects = intervene(values, delta, 0.0, names, labels)
+        return np.stack((effects.silenced, effects.boosted))
 
     if provider != "sparse_aasist":
         if dims > FEW_DIMS:
