@@ -8,7 +8,10 @@ from results import Key, Results
 PLOT = "time of the analysis by width"
 NAMES = {
     "information": ("information of dimensions on 8 classes", "scikit-learn"),
-    "disentangle": ("the same with a null of 100 permutations and all scores", "permuted labels"),
+    "disentangle": (
+        "information with a null of 100 permutations, and all scores",
+        "permuted labels",
+    ),
     "intervene": ("EER of 7 attacks, each dimension silenced, then doubled", "compute_metrics"),
     "bootstrap": ("intervals of four metrics over 737 speakers", "trials drawn"),
     "compare": ("paired difference of two systems", ""),
