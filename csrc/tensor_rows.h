@@ -55,14 +55,14 @@ inline Tensor new_strided_tensor(const Tensor& like,
                                  const std::vector<int64_t>& strides,
                                  ScalarType dtype) {
   int32_t device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_device_index(like.get(), &device_index));
   const auto code =
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code,
       device_type, device_index, &handle));
   return Tensor(handle);
