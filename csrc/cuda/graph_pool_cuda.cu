@@ -90,6 +90,12 @@ __global__ void graph_pool_sum_kernel(GraphPoolBackwardParams params) {
   *to = Format::from_double(sum);
 }
 
+// Of shared memory for `count` values: an even number, because nvcc has them
+// read two at a time.
+size_t paired_bytes(int32_t count) {
+  return (static_cast<size_t>(count) + 1) / 2 * 2 * sizeof(double);
+}
+
 unsigned blocks_for(int64_t clips) {
   return static_cast<unsigned>(clips < kMaxBlocks ? clips : kMaxBlocks);
 }
@@ -101,10 +107,9 @@ const char* graph_pool_cuda(const GraphPoolParams& params, void* stream) {
     return nullptr;
   return with_format(params.format, [&](auto format) {
     using Format = decltype(format);
-    const size_t bytes = params.nodes * sizeof(double);
     return SPARSE_AASIST_LAUNCH((graph_pool_kernel<Format>),
-                                blocks_for(params.batch), kPoolThreads, bytes,
-                                stream, params);
+                                blocks_for(params.batch), kPoolThreads,
+                                paired_bytes(params.nodes), stream, params);
   });
 }
 
@@ -114,10 +119,9 @@ const char* graph_pool_backward_cuda(const GraphPoolBackwardParams& params,
   return with_format(forward.format, [&](auto format) -> const char* {
     using Format = decltype(format);
     if (forward.batch > 0) {
-      const size_t bytes = forward.kept * sizeof(double);
       const char* error = SPARSE_AASIST_LAUNCH(
           (graph_pool_backward_kernel<Format>), blocks_for(forward.batch),
-          kPoolThreads, bytes, stream, params);
+          kPoolThreads, paired_bytes(forward.kept), stream, params);
       if (error != nullptr)
         return error;
     }
