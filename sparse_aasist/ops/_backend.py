@@ -76,15 +76,26 @@ def device_type(x: Tensor) -> str:
 def autocast_is_on(x: Tensor) -> bool:
     """Tell whether autocast is on for the device of x; some, such as meta, have none."""
     kind = device_type(x)
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return _has_autocast(kind) and torch.is_autocast_enabled(kind)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype of autocast on the device of x, None where it is off."""
+    return torch.get_autocast_dtype(device_type(x)) if autocast_is_on(x) else None
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context without autocast on the device of x."""
     kind = device_type(x)
-    if torch.amp.is_autocast_available(kind):
+    if _has_autocast(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
+
+
+# torch.compile of 2.11 cannot trace the question.
+@torch.compiler.assume_constant_result
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
 
 
 def needs_reference() -> bool:

@@ -197,7 +197,8 @@ class _GraphAttention(torch.autograd.Function):
         if master[0] is None:
             dmaster = [None] * 4
         elif master[0].shape[0] != x.shape[0]:
-            dmaster[0] = dmaster[0].sum(0, keepdim=True)
+            # Not an assignment to dmaster[0]: for torch.compile of 2.11 it is a tuple.
+            dmaster = [dmaster[0].sum(0, keepdim=True), *dmaster[1:]]
         return dx, dweight, dbias, dvectors, None, None, *dmaster
 
 

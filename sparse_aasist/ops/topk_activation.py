@@ -200,7 +200,7 @@ def order_keys(x: Tensor, by: str) -> Tensor:
     Comparing bit patterns keeps subnormals apart where the process flushes them to zero.
     """
     integer, infinity = _FORMATS[x.dtype]
-    bits = x.detach().view(integer)
+    bits = _Bits.apply(x.detach(), integer)
     largest = torch.iinfo(integer).max
     magnitude = bits & largest
     if by == "abs":
@@ -208,3 +208,19 @@ def order_keys(x: Tensor, by: str) -> Tensor:
     else:
         keys = torch.where(bits < 0, 0 if by == "relu" else -magnitude, magnitude)
     return torch.where(magnitude > infinity, largest, keys)
+
+
+class _Bits(torch.autograd.Function):
+    """`x.view(integer)` of the same width: in torch 2.11 vmap has no rule for that view."""
+
+    @staticmethod
+    def forward(x: Tensor, integer: torch.dtype) -> Tensor:
+        return x.view(integer)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, integer: torch.dtype) -> Any:
+        return _Bits.apply(x, integer), in_dims[0]
