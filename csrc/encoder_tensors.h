@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -11,13 +12,17 @@
 
 namespace sparse_aasist {
 
-// Checks weights and keeps them, made contiguous, for a call.
+// Checks weights, float32 beside x of any format, and keeps them, made
+// contiguous, for a call.
 class Weights {
  public:
   Weights(const char* op, const Tensor& like) : op_(op), like_(like) {}
 
   const float* next(const Tensor& tensor, const std::vector<int64_t>& sizes) {
-    STD_TORCH_CHECK(fits(tensor, like_, sizes), op_, ": weight ", kept_.size(),
+    STD_TORCH_CHECK(sizes_of(tensor) == sizes &&
+                        tensor.scalar_type() == ScalarType::Float &&
+                        tensor.device() == like_.device(),
+                    op_, ": weight ", kept_.size(),
                     " has another shape, dtype or device than it must");
     kept_.push_back(packed(tensor));
     return static_cast<const float*>(kept_.back().const_data_ptr());
@@ -76,14 +81,29 @@ inline Tensor as_channels_last(const Tensor& tensor) {
       tensor, torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
+// x is (batch, channels, height, steps).
+inline void check_image(const char* op, const Tensor& x) {
+  STD_TORCH_CHECK(
+      x.size(2) >= 1 && x.size(2) < (1 << 20) && x.size(3) >= kPoolSteps, op,
+      ": there must be a row and ", kPoolSteps, " steps");
+}
+
 inline void check_block(const char* op, const Tensor& x, int64_t outputs) {
   STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, op,
                   ": x must be float32, (batch, channels, height, steps)");
   STD_TORCH_CHECK(x.size(1) >= 1 && x.size(1) <= kMaxChannels && outputs >= 1 &&
-                      outputs <= kMaxChannels && x.size(2) >= 1 &&
-                      x.size(2) < (1 << 20) && x.size(3) >= kPoolSteps,
-                  op, ": channels must be in 1..", kMaxChannels,
-                  ", and there must be a row and ", kPoolSteps, " steps");
+                      outputs <= kMaxChannels,
+                  op, ": channels must be in 1..", kMaxChannels);
+  check_image(op, x);
+}
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// For an empty batch, of which kernels compute nothing: its statistics are NaN,
+// and gradients 0.
+inline void fill(const std::vector<Tensor>& tensors, double value) {
+  for (const Tensor& tensor : tensors)
+    torch::stable::fill_(tensor, value);
 }
 
 // Calls run(begin, end, scratch) for parts of `tasks` tasks, with scratch of

@@ -7,6 +7,10 @@
 
 #include "encoder_tensors.h"
 
+#ifdef SPARSE_AASIST_WITH_CUDA
+#include "cuda_device.h"
+#endif
+
 namespace sparse_aasist {
 namespace {
 
@@ -22,6 +26,34 @@ bool are_symmetric(const FrontEndParams& params) {
   return true;
 }
 
+class Cpu {
+ public:
+  explicit Cpu(const Tensor&) {}
+
+  void run(const FrontEndParams& params) const {
+    STD_TORCH_CHECK(are_symmetric(params), kName,
+                    ": filters must be symmetric");
+    const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(front_end_cpu);
+    run_tasks(params.batch * front_end_tasks_per_clip(params),
+              SPARSE_AASIST_AT_SIMD_LEVEL(front_end_scratch_cpu)(params),
+              [&](int64_t begin, int64_t end, float* scratch) {
+                kernel(params, begin, end, scratch);
+              });
+  }
+};
+
+#ifdef SPARSE_AASIST_WITH_CUDA
+class Cuda : public CudaDevice {
+ public:
+  using CudaDevice::CudaDevice;
+
+  void run(const FrontEndParams& params) const {
+    check_launch(front_end_cuda(params, stream()), kName);
+  }
+};
+#endif
+
+template <class Device>
 Tensor forward(Tensor waveform,
                Tensor filters,
                std::optional<Tensor> norm_weight,
@@ -29,6 +61,7 @@ Tensor forward(Tensor waveform,
                std::optional<Tensor> norm_mean,
                std::optional<Tensor> norm_variance,
                double eps) {
+  const Device device(waveform);
   STD_TORCH_CHECK(
       waveform.dim() == 2 && waveform.scalar_type() == ScalarType::Float, kName,
       ": waveform must be float32, (batch, samples)");
@@ -59,18 +92,12 @@ Tensor forward(Tensor waveform,
   if (has_norm)
     params.norm = weights.normalisation(
         {*norm_weight, *norm_bias, *norm_mean, *norm_variance}, eps, 1);
-  STD_TORCH_CHECK(are_symmetric(params), kName, ": filters must be symmetric");
   Tensor out = new_tensor(
       waveform,
       {params.batch, 1, count / kPoolFilters, front_end_steps(params)},
       ScalarType::Float);
   params.out = static_cast<float*>(out.mutable_data_ptr());
-  const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(front_end_cpu);
-  run_tasks(params.batch * front_end_tasks_per_clip(params),
-            SPARSE_AASIST_AT_SIMD_LEVEL(front_end_scratch_cpu)(params),
-            [&](int64_t begin, int64_t end, float* scratch) {
-              kernel(params, begin, end, scratch);
-            });
+  device.run(params);
   return out;
 }
 
@@ -82,8 +109,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_aasist, CPU, m) {
-  m.impl("front_end", TORCH_BOX(&forward));
+  m.impl("front_end", TORCH_BOX(&forward<Cpu>));
 }
+
+#ifdef SPARSE_AASIST_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(sparse_aasist, CUDA, m) {
+  m.impl("front_end", TORCH_BOX(&forward<Cuda>));
+}
+#endif
 
 }  // namespace
 }  // namespace sparse_aasist

@@ -50,4 +50,8 @@ SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(
                        int64_t end,
                        float* scratch);)
 
+// Filters that are not symmetric count as NaN: to refuse them, the host would
+// have to wait for the device.
+const char* front_end_cuda(const FrontEndParams& params, void* stream);
+
 }  // namespace sparse_aasist

@@ -9,6 +9,8 @@
 //                                            arguments...);
 //   error is nullptr, or the reason why the launch failed.
 //
+//   allow_dynamic_shared(kernel, bytes) returns the same.
+//
 //   SPARSE_AASIST_SHARED(T, name, count);      T name[count] of the block
 //   SPARSE_AASIST_DYNAMIC_SHARED(T, name);     T* name, of shared_bytes
 #pragma once
@@ -25,6 +27,15 @@ constexpr int64_t kMaxBlocks = 0x7fffffff;  // limit of gridDim.x
 
 inline const char* launch_error() {
   const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+// Before a launch with more than 48 KB.
+template <class Kernel>
+const char* allow_dynamic_shared(Kernel* kernel, size_t bytes) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(bytes));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -86,6 +86,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   Tensor variance = new_tensor(x, {outputs}, ScalarType::Float);
   Tensor input_mean = new_tensor(x, {params.inputs}, ScalarType::Float);
   Tensor input_variance = new_tensor(x, {params.inputs}, ScalarType::Float);
+  if (params.batch == 0) {
+    fill({mean, variance, input_mean, input_variance}, kNaN);
+    return {out, middle, chosen, mean, variance, input_mean, input_variance};
+  }
   const Tensor sums = new_sums(x, params);
   const Tensor packed = new_tensor(
       x, {SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_packed_cpu)(params)},
@@ -115,30 +119,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forward(
   return {out, middle, chosen, mean, variance, input_mean, input_variance};
 }
 
-std::tuple<Tensor,
-           Tensor,
-           Tensor,
-           Tensor,
-           Tensor,
-           Tensor,
-           Tensor,
-           Tensor,
-           Tensor>
-backward(Tensor grad_out,
-         Tensor middle,
-         Tensor chosen,
-         Tensor mean,
-         Tensor variance,
-         Tensor x,
-         Tensor conv1_weight,
-         Tensor conv1_bias,
-         Tensor norm_weight,
-         Tensor norm_bias,
-         double eps,
-         Tensor conv2_weight,
-         Tensor conv2_bias,
-         std::optional<Tensor> shortcut_weight,
-         std::optional<Tensor> shortcut_bias) {
+// Of x, then of the weights in their order.
+using Gradients = std::tuple<Tensor,
+                             Tensor,
+                             Tensor,
+                             Tensor,
+                             Tensor,
+                             Tensor,
+                             Tensor,
+                             Tensor,
+                             Tensor>;
+
+Gradients backward(Tensor grad_out,
+                   Tensor middle,
+                   Tensor chosen,
+                   Tensor mean,
+                   Tensor variance,
+                   Tensor x,
+                   Tensor conv1_weight,
+                   Tensor conv1_bias,
+                   Tensor norm_weight,
+                   Tensor norm_bias,
+                   double eps,
+                   Tensor conv2_weight,
+                   Tensor conv2_bias,
+                   std::optional<Tensor> shortcut_weight,
+                   std::optional<Tensor> shortcut_bias) {
   STD_TORCH_CHECK(x.dim() == 4 && conv1_weight.dim() == 4, kName,
                   ": x and conv1_weight must have 4 dimensions");
   Weights weights(kName, x);
@@ -177,6 +183,17 @@ backward(Tensor grad_out,
   Tensor dconv2_weight = like(conv2_weight), dconv2_bias = like(conv2_bias);
   Tensor dshortcut_weight = like_or_none(shortcut_weight);
   Tensor dshortcut_bias = like_or_none(shortcut_bias);
+  const auto results = [&]() -> Gradients {
+    return {dx,           dconv1_weight,    dconv1_bias,
+            dnorm_weight, dnorm_bias,       dconv2_weight,
+            dconv2_bias,  dshortcut_weight, dshortcut_bias};
+  };
+  if (forward.batch == 0) {
+    fill({dconv1_weight, dconv1_bias, dnorm_weight, dnorm_bias, dconv2_weight,
+          dconv2_bias, dshortcut_weight, dshortcut_bias},
+         0);
+    return results();
+  }
   forward.middle = data_of(middle);
   forward.chosen = static_cast<uint8_t*>(chosen.mutable_data_ptr());
   forward.mean = data_of(mean);
@@ -223,9 +240,7 @@ backward(Tensor grad_out,
   torch::stable::parallel_for(
       0, residual_backward_units(forward), 4,
       [&](int64_t begin, int64_t end) { sum(params, begin, end); });
-  return {dx,           dconv1_weight,    dconv1_bias,
-          dnorm_weight, dnorm_bias,       dconv2_weight,
-          dconv2_bias,  dshortcut_weight, dshortcut_bias};
+  return results();
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparse_aasist, m) {

@@ -12,6 +12,7 @@ import pytest
 from sparse_aasist._extension import SIMD_LEVELS, has_kernel, limit_simd_level
 
 if TYPE_CHECKING:
+    from bfloat16_block import BlockOps, BlockSanitized
     from encoder_implementations import EncoderFunctions, EncoderSanitized
     from graph_implementations import GraphFunctions, GraphSanitized
     from kernel_program import KernelProgram
@@ -87,7 +88,7 @@ def graph_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelPr
 
 @pytest.fixture(scope="session")
 def encoder_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
-    """CPU kernels of the encoder outside of torch, under sanitizers."""
+    """Kernels of the encoder outside of torch, under sanitizers."""
     folder = tmp_path_factory.mktemp("encoder_kernels")
     yield from _program("encoder", ("front_end", "residual_block"), folder)
 
@@ -118,6 +119,22 @@ def graph(request: pytest.FixtureRequest) -> GraphFunctions | GraphSanitized:
     from graph_implementations import GraphFunctions, GraphSanitized
 
     return _implementation(request, "graph", "graph_attention", GraphFunctions, GraphSanitized)
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+def filter_bank(request: pytest.FixtureRequest) -> EncoderFunctions | EncoderSanitized:
+    """Every implementation of front_end, one after the other."""
+    from encoder_implementations import EncoderFunctions, EncoderSanitized
+
+    return _implementation(request, "encoder", "front_end", EncoderFunctions, EncoderSanitized)
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS[len(CPU_IMPLEMENTATIONS) :])
+def gpu_block(request: pytest.FixtureRequest) -> BlockOps | BlockSanitized:
+    """The residual block in bfloat16: a GPU's kernels, on a CPU and on a GPU."""
+    from bfloat16_block import BlockOps, BlockSanitized
+
+    return _implementation(request, "encoder", "residual_block", BlockOps, BlockSanitized)
 
 
 @pytest.fixture(scope="session", params=CPU_IMPLEMENTATIONS)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from implementations import Functions, Sanitized, unwritten
+from implementations import Functions, Sanitized, on_device, unwritten
 from torch import Tensor
 
 from sparse_aasist.ops import (
@@ -70,8 +70,12 @@ class EncoderFunctions(Functions):
     """The public functions, without gradients."""
 
     def front_end(self, waveform: Tensor, filters: Tensor, norm: Normalisation | None) -> Tensor:
+        waveform, filters = (on_device(t, self.device) for t in (waveform, filters))
+        if norm is not None:
+            tensors = (on_device(t, self.device) for t in norm[:4])
+            norm = Normalisation(*tensors, norm.eps)
         with self.settings(), torch.no_grad():
-            return front_end(waveform, filters, norm)
+            return front_end(waveform, filters, norm).cpu()
 
     def residual_block(self, *block: Any) -> Tensor:
         with self.settings(), torch.no_grad():

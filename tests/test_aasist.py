@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 from sparse_aasist import AASIST
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.models.config import AASISTConfig
-from sparse_aasist.models.encoder import ResidualBlock
+from sparse_aasist.models.encoder import ResidualBlock, normalise_one_channel
 from sparse_aasist.models.graph import GraphAttention, GraphPool, HeteroGraphAttention
 from sparse_aasist.ops import backend
 
@@ -113,6 +116,25 @@ def test_bn1_moves_only_its_running_statistics():
     with torch.no_grad():
         block.bn1.weight.mul_(100.0)
     torch.testing.assert_close(block(x), before, msg="bn1 must not reach the output")
+
+
+def test_one_channel_is_normalised_as_by_the_module():
+    torch.manual_seed(0)
+    bn = torch.nn.BatchNorm2d(1).double()
+    torch.nn.init.normal_(bn.weight)
+    torch.nn.init.normal_(bn.bias)
+    other = copy.deepcopy(bn)
+    x = torch.randn(3, 1, 5, 70, dtype=torch.float64).add(4).requires_grad_()
+    grad = torch.randn_like(x)
+    results = []
+    for module, function in ((bn, bn), (other, partial(normalise_one_channel, other))):
+        for _ in range(2):
+            out = function(x)
+        results.append((out, *torch.autograd.grad(out, [x, *module.parameters()], grad)))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    for got, expected in zip(other.buffers(), bn.buffers(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_eval_does_not_run_bn1():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from encoder_implementations import EncoderFunctions, EncoderSanitized, assert_near, threads
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from implementations import ON_DEVICE, SCHEDULES
 from torch import Tensor
 
 from sparse_aasist._extension import has_kernel
@@ -36,8 +39,14 @@ def doubled(waveform: Tensor, filters: Tensor, norm: Normalisation) -> Problem:
     return waveform.double(), filters.double(), norm
 
 
-def check(encoder: Implementation, arguments: Problem) -> Tensor:
-    got = encoder.front_end(*arguments)
+def is_device(filter_bank: Implementation) -> bool:
+    if isinstance(filter_bank, EncoderSanitized):
+        return filter_bank.where[0] == ON_DEVICE
+    return filter_bank.device == "cuda"
+
+
+def check(filter_bank: Implementation, arguments: Problem) -> Tensor:
+    got = filter_bank.front_end(*arguments)
     assert_near(got, front_end_reference(*doubled(*arguments)), TOLERANCE)
     return got
 
@@ -46,16 +55,18 @@ def check(encoder: Implementation, arguments: Problem) -> Tensor:
     ("batch", "samples", "filters", "taps"),
     [
         *((1, 5, 3, 3), (2, 3, 3, 1), (3, 200, 4, 5), (2, 1000, 8, 31), (1, 5000, 9, 129)),
-        *((2, 1700, 70, 129), (1, 131, 70, 129), (1, 4700, 6, 33)),
+        *((2, 1700, 70, 129), (1, 131, 70, 129), (1, 4700, 6, 33), (1, 700, 13, 301)),
     ],
 )
-def test_random(encoder: Implementation, batch: int, samples: int, filters: int, taps: int) -> None:
-    check(encoder, problem(batch, samples, filters, taps))
+def test_random(
+    filter_bank: Implementation, batch: int, samples: int, filters: int, taps: int
+) -> None:
+    check(filter_bank, problem(batch, samples, filters, taps))
 
 
-def test_the_filters_of_the_model(encoder: Implementation) -> None:
+def test_the_filters_of_the_model(filter_bank: Implementation) -> None:
     waveform, _, norm = problem(2, 4000, 3, 3)
-    check(encoder, (0.1 * waveform, sinc_filters(70, 128).unsqueeze(1), norm))
+    check(filter_bank, (0.1 * waveform, sinc_filters(70, 128).unsqueeze(1), norm))
 
 
 @settings(
@@ -67,32 +78,79 @@ def test_the_filters_of_the_model(encoder: Implementation) -> None:
     half=st.integers(0, 20),
     more=st.integers(0, 1700),
 )
-def test_any_size(encoder: Implementation, batch: int, filters: int, half: int, more: int) -> None:
+def test_any_size(
+    filter_bank: Implementation, batch: int, filters: int, half: int, more: int
+) -> None:
     taps = 2 * half + 1
-    check(encoder, problem(batch, taps + 2 + more, filters, taps))
+    check(filter_bank, problem(batch, taps + 2 + more, filters, taps))
 
 
-def test_nan_and_infinity(encoder: Implementation) -> None:
+def test_nan_and_infinity(filter_bank: Implementation) -> None:
     waveform, filters, norm = problem(2, 900, 9, 31)
     waveform[0, 400], waveform[1, 70] = torch.nan, torch.inf
-    got = check(encoder, (waveform, filters, norm))
+    got = check(filter_bank, (waveform, filters, norm))
     assert got[0].isnan().any() and not got[0].isnan().all()
 
 
-def test_without_a_normalisation(encoder: Implementation) -> None:
+def test_without_a_normalisation(filter_bank: Implementation) -> None:
     waveform, filters, _ = problem(2, 900, 9, 31)
-    got = encoder.front_end(waveform, filters, None)
+    got = filter_bank.front_end(waveform, filters, None)
     assert_near(got, front_end_reference(waveform.double(), filters.double()), TOLERANCE)
 
 
-def test_silence_is_the_shift(encoder: Implementation) -> None:
+def test_silence_is_the_shift(filter_bank: Implementation) -> None:
     _, filters, norm = problem(1, 900, 9, 31)
-    check(encoder, (torch.zeros(1, 900), filters, norm))
+    check(filter_bank, (torch.zeros(1, 900), filters, norm))
 
 
-def test_samples_need_not_be_neighbours(encoder: Implementation) -> None:
+def test_samples_need_not_be_neighbours(filter_bank: Implementation) -> None:
     waveform, filters, norm = problem(4, 1800, 9, 31)
-    check(encoder, (waveform[::2, ::2], filters, norm))
+    check(filter_bank, (waveform[::2, ::2], filters, norm))
+
+
+def test_filters_that_are_not_symmetric_show_on_a_device(filter_bank: Implementation) -> None:
+    if not is_device(filter_bank):
+        pytest.skip("the CPU refuses such filters, the reference takes them")
+    waveform, filters, norm = problem(2, 300, 7, 31)
+    filters[4, 0, 2] += 1
+    got = filter_bank.front_end(waveform, filters, norm)
+    assert got[:, :, 1].isnan().all()
+    expected = front_end_reference(*doubled(waveform, filters, norm))
+    assert_near(got[:, :, :1], expected[:, :, :1], TOLERANCE)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_device_code_in_any_order_of_threads(encoder_program: Any, schedule: str) -> None:
+    check(EncoderSanitized(encoder_program, ON_DEVICE, schedule), problem(2, 1700, 15, 301))
+
+
+def on_gpu(arguments: Problem) -> Problem:
+    waveform, filters, norm = arguments
+    norm = Normalisation(*(tensor.cuda() for tensor in norm[:4]), norm.eps)
+    return waveform.cuda(), filters.cuda(), norm
+
+
+@pytest.mark.needs_cuda
+def test_autocast_changes_nothing_on_a_gpu() -> None:
+    arguments = on_gpu(problem(2, 300, 7, 31))
+    with torch.no_grad(), backend("compiled"):
+        expected = front_end(*arguments)
+        with torch.autocast("cuda", torch.bfloat16):
+            assert torch.equal(front_end(*arguments), expected)
+
+
+@pytest.mark.needs_cuda
+def test_cuda_graphs_capture_it() -> None:
+    arguments = on_gpu(problem(2, 5000, 70, 129))
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), backend("compiled"):
+        expected = front_end(*arguments)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            got = front_end(*arguments)
+    arguments[0].neg_()  # magnitudes alone count
+    graph.replay()
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.skipif(not has_kernel("front_end", "cpu"), reason="this build has no cpu kernels")

@@ -166,6 +166,15 @@ class TestPublicFunction:
             got, expected = residual_block(*block), residual_block_reference(*block)
         assert got.dtype is torch.bfloat16 and torch.equal(got, expected)
 
+    @pytest.mark.needs_cuda
+    def test_float32_on_a_gpu_is_pytorchs(self) -> None:
+        x, conv1, norm, conv2, shortcut = problem(2, 32, 64, 3, 100)
+        parts = [type(c)(*(t.cuda() for t in c)) for c in (conv1, conv2, shortcut)]
+        norm = Normalisation(*(t.cuda() for t in norm[:4]), norm.eps)
+        block = (x.cuda(), parts[0], norm, *parts[1:])
+        with torch.no_grad():
+            assert torch.equal(residual_block(*block), residual_block_reference(*block))
+
     def test_threads_change_nothing(self) -> None:
         block = problem(2, 32, 32, 3, 1000)
         with threads(1):

@@ -189,6 +189,15 @@ class TestPublicFunction:
             (gradient_for(block), *kept, x, *weights),
         )
 
+    def test_the_ops_take_an_empty_batch(self) -> None:
+        x, conv1, norm, conv2, shortcut = problem(0, 8, 16, 2, 30)
+        weights = (*conv1, norm.weight, norm.bias, 1e-5, *conv2, *shortcut)
+        ops = torch.ops.sparse_aasist
+        out, *kept, _, _ = ops.residual_block_training.default(x, *weights)
+        assert out.shape == (0, 16, 2, 10) and all(s.isnan().all() for s in kept[2:])
+        dx, *gradients = ops.residual_block_training_backward.default(out, *kept, x, *weights)
+        assert dx.shape == x.shape and not any(gradient.any() for gradient in gradients)
+
     def test_threads_change_nothing(self) -> None:
         block = problem(3, 16, 32, 3, 500)
         grad = gradient_for(block)

@@ -54,6 +54,35 @@ def test_a_missing_barrier_shows_in_some_schedule(program: KernelProgram, kernel
     assert any(result[-size // 2 :].isnan().any() for result in wrong)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("b_by_columns", [False, True])
+def test_tensor_cores_multiply_tiles(
+    program: KernelProgram, schedule: int, b_by_columns: bool
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    # No two entries are alike, and none is zero: each must go where it belongs.
+    a, b, c = (torch.randn(16, 16, generator=generator) for _ in range(3))
+    a, b = a.bfloat16(), b.bfloat16()
+    scalars, arrays = (schedule, int(b_by_columns)), (a, b.t() if b_by_columns else b, c)
+    got = program.call("multiply", scalars, arrays)[2]
+    expected = a.double() @ b.double() + c.double()
+    torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_pairs_of_bfloat16_are_rounded_and_packed(program: KernelProgram) -> None:
+    special = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 3.4e38, 1e-45, 1e-39]
+    # Half-way between two, the lower of which is even, or odd.
+    special += [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, -1 - 3 * 2**-8]
+    generator = torch.Generator().manual_seed(1)
+    pairs = torch.cat([torch.tensor(special), torch.randn(52, generator=generator)])
+    got, packed = program.call("pack", (), (pairs, torch.zeros(32, dtype=torch.int32)))
+    expected = pairs.bfloat16()
+    torch.testing.assert_close(got, expected.float(), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(got.signbit()[:2], torch.tensor([False, True]))
+    halves = packed.view(torch.bfloat16)
+    torch.testing.assert_close(halves, expected, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("number", "report"),
     [

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sparse_aasist.errors import CheckpointError, SparseAasistError
 from sparse_aasist.models.checkpoint import read_model
 from sparse_aasist.models.config import AASISTConfig
-from sparse_aasist.models.encoder import build_encoder
+from sparse_aasist.models.encoder import build_encoder, normalise_one_channel
 from sparse_aasist.models.front_end import SincFrontEnd
-from sparse_aasist.models.fusion import normalisation, only_computes
+from sparse_aasist.models.fusion import is_ordinary, normalisation, only_computes
 from sparse_aasist.models.graph import GraphAttention, GraphPool, HeteroGraphAttention
 from sparse_aasist.models.graph_stack import graph_stack
 from sparse_aasist.models.head import SparseHead
@@ -144,9 +144,11 @@ class AASIST(nn.Module):
     def _filter(self, waveform: Tensor) -> Tensor:
         """Map waveforms (B, T) to the encoder's input (B, 1, F, T')."""
         bn, dtype = self._modules["first_bn"], waveform.dtype
-        is_ordinary = type(self.conv_time) is SincFrontEnd and type(bn) is nn.BatchNorm2d
-        if is_ordinary and only_computes(self.conv_time, dtype) and only_computes(bn, dtype):
-            return front_end(waveform, self.conv_time.filters, normalisation(bn))
+        if type(self.conv_time) is SincFrontEnd and is_ordinary(bn, dtype):
+            if only_computes(self.conv_time, dtype) and only_computes(bn, dtype):
+                return front_end(waveform, self.conv_time.filters, normalisation(bn))
+            if waveform.is_cuda and only_computes(bn, dtype, training=True):
+                return F.selu(normalise_one_channel(bn, self.conv_time(waveform)))
         return F.selu(self.first_bn(self.conv_time(waveform)))
 
     def _classify(self, features: Tensor) -> Output:

@@ -55,10 +55,10 @@ class ResidualBlock(nn.Module):
         """Tell whether an op takes the place of the modules, which may do more than it does."""
         shortcut = self.conv_downsample
         return (
-            only_computes(self, x.dtype, training=self.training)
+            only_computes(self, torch.float32, training=self.training)
             and (self.conv1.padding, self.conv2.padding) == ((1, 1), (0, 1))
             and (shortcut is None or shortcut.padding == (0, 1))
-            and can_use_kernel(x, self.conv1.weight, training=self.training)
+            and can_use_kernel(x, self.conv1.weight, shortcut is not None, training=self.training)
             and (self.training or not _wants_gradient(x, self))
         )
 
@@ -102,6 +102,21 @@ def move_statistics(bn: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: i
     bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
     bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), bn.momentum)
     bn.num_batches_tracked += 1
+
+
+def normalise_one_channel(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Do in training what `bn` does for a single channel, statistics included.
+
+    cuDNN has one block of threads for a channel: forward and backward take 20 ms for 24 clips of 4
+    seconds on an H100, sums by all of them 0.4.
+
+    Args:
+        x: (B, 1, F, T), two values or more.
+    """
+    variance, mean = torch.var_mean(x, correction=0)
+    move_statistics(bn, mean.detach(), variance.detach(), x.numel())
+    scale = bn.weight * torch.rsqrt(variance + bn.eps)
+    return x * scale + (bn.bias - mean * scale)
 
 
 def build_encoder(stages: tuple[tuple[int, int], ...]) -> nn.Sequential:

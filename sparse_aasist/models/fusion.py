@@ -26,7 +26,7 @@ def only_computes(module: nn.Module, dtype: torch.dtype, *, training: bool = Fal
             return False
     children = [child for child in module._modules.values() if child is not None]
     for child in children:
-        if not _is_ordinary(child, dtype):
+        if not is_ordinary(child, dtype):
             return False
     for part in (module, *children):
         attributes = part.__dict__
@@ -38,7 +38,7 @@ def only_computes(module: nn.Module, dtype: torch.dtype, *, training: bool = Fal
     return True
 
 
-def _is_ordinary(module: nn.Module, dtype: torch.dtype) -> bool:
+def is_ordinary(module: nn.Module, dtype: torch.dtype) -> bool:
     """Tell whether `module` is one of PyTorch's, as our models make them."""
     kind = type(module)
     if kind not in _ORDINARY:

@@ -28,8 +28,8 @@ def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation | None = No
     out = selu(norm(max_pool(|conv(waveform, filters)|))), the pool over 3 filters and 3 samples;
     without norm, which in training is to be of the batch, what is pooled.
 
-    The kernel is for float32 on a CPU without gradients; all else runs as plain PyTorch. Both
-    compute in the dtype of the waveform, under autocast too.
+    The kernels are for float32 on a CPU or a GPU without gradients; all else runs as plain PyTorch.
+    All compute in the dtype of the waveform, under autocast too, and the kernels without TF32.
 
     Args:
         waveform: (B, T), T >= taps + 2.
@@ -42,14 +42,16 @@ def front_end(waveform: Tensor, filters: Tensor, norm: Normalisation | None = No
     Raises:
         TypeError: a dtype is not that of waveform, or no floating point.
         ValueError: a shape or device does not fit waveform.
-        RuntimeError: the filters are not symmetric (the kernel tells).
+        RuntimeError: the filters are not symmetric (the kernel of the CPU tells). That of the GPU
+            cannot without waiting for it: what it computes from such a filter is NaN.
 
     Source: clovaai/aasist, models/AASIST.py (CONV, Model.forward).
     """
     tensors = _check(waveform, filters, norm)
-    on_cpu = device_type(waveform) == "cpu" and waveform.dtype is torch.float32
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if not on_cpu or wants_gradient or needs_reference() or not use_kernel(_NAME, "cpu"):
+    if waveform.dtype is not torch.float32 or wants_gradient or needs_reference():
+        return front_end_reference(waveform, filters, norm)
+    if not use_kernel(_NAME, device_type(waveform)):
         return front_end_reference(waveform, filters, norm)
     return torch.ops.sparse_aasist.front_end.default(waveform, filters, *(norm or _NO_NORM))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparse_aasist.ops._arguments import matched
 from sparse_aasist.ops._backend import (
-    autocast_is_on,
+    autocast_dtype,
     device_type,
     needs_reference,
     use_kernel,
@@ -18,6 +18,9 @@ from sparse_aasist.ops._backend import (
 
 MAX_CHANNELS = 128
 """Wider blocks run as the reference."""
+CUDA_WIDTHS = ((1, 32), (32, 32), (32, 64), (64, 64))
+"""Input and output channels of the blocks that have a kernel on a GPU: those of AASIST, with a
+shortcut where they differ and only there."""
 POOL_STEP = 3
 """The largest of three neighbouring time steps is kept."""
 
@@ -54,10 +57,17 @@ def residual_block(
     out = max_pool(conv2(selu(norm(conv1(x)))) + shortcut(x)), with paddings (1, 1), (0, 1) and
     (0, 1), so that the height is kept.
 
-    The kernel is for float32 on a CPU without gradients, up to 128 channels; all else runs as
-    plain PyTorch, under autocast too. It uses Winograd's F(4, 3) along time: values agree with
-    direct convolution to some 1e-6 of the largest nearby, and one that is not finite makes up to 5
-    steps of a row NaN in each convolution, not 3.
+    Kernels are for calls without gradients; all else runs as plain PyTorch.
+
+    On a CPU: float32 without autocast, up to 128 channels. It uses Winograd's F(4, 3) along time:
+    values agree with direct convolution to some 1e-6 of the largest nearby, and one that is not
+    finite makes up to 5 steps of a row NaN in each convolution, not 3.
+
+    On a GPU: float32 weights of `CUDA_WIDTHS` under autocast to bfloat16, on tensor cores. Rounded
+    to bfloat16 are x, the weights of the convolutions, conv1(x) with its bias, what SELU gives and
+    the result; sums, biases and the normalisation are float32. With one input channel neither
+    conv1's weights nor its result are rounded. Without autocast, where float32 is to be exact or
+    TF32, cuDNN has the better kernels: a GPU multiplies float32 on its ordinary cores.
 
     Args:
         x: (B, C, H, T), T >= 3; best with channels last, as the result is.
@@ -68,17 +78,18 @@ def residual_block(
         (B, O, H, T // 3), dtype of x, or of autocast.
 
     Raises:
-        TypeError: a dtype is not that of x, or no floating point.
+        TypeError: a dtype is not that of x, or no floating point; under autocast x may have its
+            dtype beside float32 weights.
         ValueError: a shape or device does not fit x.
 
     Source: clovaai/aasist, models/AASIST.py (Residual_block); Winograd, arXiv 1509.09308.
     """
     tensors = _check(x, conv1, norm, conv2, shortcut)
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if wants_gradient or not can_use_kernel(x, conv1.weight):
+    if wants_gradient or not can_use_kernel(x, conv1.weight, shortcut is not None):
         return residual_block_reference(x, conv1, norm, conv2, shortcut)
     return torch.ops.sparse_aasist.residual_block.default(
-        x, *conv1, *norm, *conv2, *(shortcut or (None, None))
+        kernel_input(x), *conv1, *norm, *conv2, *(shortcut or (None, None))
     )
 
 
@@ -102,13 +113,27 @@ def residual_block_reference(
     return F.max_pool2d(out, (1, POOL_STEP))
 
 
-def can_use_kernel(x: Tensor, conv1_weight: Tensor, *, training: bool = False) -> bool:
+def can_use_kernel(
+    x: Tensor, conv1_weight: Tensor, has_shortcut: bool, *, training: bool = False
+) -> bool:
     """Tell whether there is a kernel for a block of x and a weight (O, C, 2, 3): see its limits."""
-    if device_type(x) != "cpu" or x.dtype is not torch.float32:
+    if conv1_weight.dtype is not torch.float32 or x.shape[0] == 0 or needs_reference():
         return False
-    if autocast_is_on(x) or needs_reference() or max(conv1_weight.shape[:2]) > MAX_CHANNELS:
-        return False
-    return x.shape[0] > 0 and use_kernel(f"{_NAME}_training" if training else _NAME, "cpu")
+    kind, autocast = device_type(x), autocast_dtype(x)
+    outputs, inputs = conv1_weight.shape[:2]
+    if kind == "cpu":
+        fits = x.dtype is torch.float32 and autocast is None
+        fits = fits and max(inputs, outputs) <= MAX_CHANNELS
+    else:
+        fits = kind == "cuda" and autocast is torch.bfloat16
+        fits = fits and x.dtype in (torch.float32, torch.bfloat16)
+        fits = fits and (inputs, outputs) in CUDA_WIDTHS and has_shortcut == (inputs != outputs)
+    return fits and use_kernel(f"{_NAME}_training" if training else _NAME, kind)
+
+
+def kernel_input(x: Tensor) -> Tensor:
+    """Return x in the dtype that the kernels of its device read."""
+    return x if x.is_cpu else x.to(torch.bfloat16)
 
 
 def _check(
@@ -134,7 +159,7 @@ def check_block(
     named |= {"conv2.weight": conv2.weight, "conv2.bias": conv2.bias}
     if shortcut is not None:
         named |= {"shortcut.weight": shortcut.weight, "shortcut.bias": shortcut.bias}
-    matched(named)
+    matched(named | {"x": _like_weights(x)})
     if x.dim() != 4 or 0 in x.shape[1:3] or x.shape[3] < POOL_STEP:
         raise ValueError(
             f"x must be (batch, channels, height, steps) with {POOL_STEP} steps or more, "
@@ -153,3 +178,13 @@ def check_block(
         if name != "x" and tensor.shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
     return list(named.values())
+
+
+def _like_weights(x: Tensor) -> Tensor:
+    """Return x, or under autocast an empty tensor of the dtype that weights have beside it.
+
+    A block is given what the block before it returned, in the dtype of autocast.
+    """
+    if isinstance(x, Tensor) and x.dtype is autocast_dtype(x):
+        return x.new_empty(0, dtype=torch.float32)
+    return x

@@ -14,6 +14,7 @@ from sparse_aasist.ops.residual_block import (
     Convolution,
     can_use_kernel,
     check_block,
+    kernel_input,
 )
 
 
@@ -23,6 +24,7 @@ class ResidualTrainingOutput(NamedTuple):
     Attributes:
         out: (B, O, H, T // 3).
         mean, variance: (O), without gradients: of what is normalised; the variance is biased.
+            A kernel's are float32.
         input_mean, input_variance: (C), likewise, of x.
     """
 
@@ -46,8 +48,12 @@ def residual_block_training(
 
     For the gradient it keeps conv1(x), and which of three steps each result came from. The gradient
     is deterministic and independent of the number of threads; it cannot itself be differentiated.
-    The kernels are for float32 on a CPU, up to 128 channels; all else runs as plain PyTorch, under
-    autocast too.
+    Kernels are there for the dtypes and widths of `residual_block`; all else runs as plain PyTorch.
+
+    On a GPU, where the statistics are those of the rounded conv1(x), the gradient rounds to
+    bfloat16: that of the result, those of the normalised and of the raw conv1(x), and that of x.
+    Those of the weights are sums in float32, and stay so; that of conv1's bias, which the
+    statistics take away, is 0. With one input channel conv1(x) is not kept, but computed again.
 
     Args:
         x, conv1, conv2, shortcut: as for `residual_block`.
@@ -63,10 +69,10 @@ def residual_block_training(
     Source: as `residual_block`; batch normalisation, arXiv 1502.03167.
     """
     _check(x, conv1, norm_weight, norm_bias, conv2, shortcut)
-    if not can_use_kernel(x, conv1.weight, training=True):
+    if not can_use_kernel(x, conv1.weight, shortcut is not None, training=True):
         return _reference(x, conv1, norm_weight, norm_bias, eps, conv2, shortcut)
     weights = (*conv1, norm_weight, norm_bias, eps, *conv2, *(shortcut or (None, None)))
-    return ResidualTrainingOutput(*_ResidualBlock.apply(x, *weights))
+    return ResidualTrainingOutput(*_ResidualBlock.apply(kernel_input(x), *weights))
 
 
 def residual_block_training_reference(

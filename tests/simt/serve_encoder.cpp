@@ -3,6 +3,7 @@
 #include "float_format.h"
 #include "front_end.h"
 #include "residual_block.h"
+#include "residual_block_cuda.h"
 #include "residual_block_training.h"
 #include "where.h"
 
@@ -34,7 +35,7 @@ void in_parts(int64_t count, int64_t scratch_size, const Kernel& kernel) {
 // Scalars: where, schedule, batch, samples, filters, taps, the bits of eps.
 // Arrays: waveform, filters, norm, out.
 const char* run_front_end(const Call& call) {
-  begin(call);
+  const int64_t where = begin(call);
   FrontEndParams params{};
   params.batch = call.scalars.at(2);
   params.samples = call.scalars.at(3);
@@ -44,6 +45,8 @@ const char* run_front_end(const Call& call) {
   params.coefficients = call.array<float>(1);
   params.norm = normalisation(call, 2);
   params.out = call.array<float>(6);
+  if (where == kOnDevice)
+    return front_end_cuda(params, nullptr);
   const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(front_end_cpu);
   in_parts(params.batch * front_end_tasks_per_clip(params),
            SPARSE_AASIST_AT_SIMD_LEVEL(front_end_scratch_cpu)(params),
@@ -53,10 +56,58 @@ const char* run_front_end(const Call& call) {
   return nullptr;
 }
 
+// Of a block on a device, but for the results; its x is bfloat16. conv2 is
+// array number `conv2`, the shortcut the next.
+ResidualCudaParams device_block(const Call& call, size_t conv2) {
+  ResidualCudaParams params{};
+  params.batch = call.scalars.at(2);
+  params.inputs = static_cast<int32_t>(call.scalars.at(3));
+  params.outputs = static_cast<int32_t>(call.scalars.at(4));
+  params.height = static_cast<int32_t>(call.scalars.at(5));
+  params.steps = call.scalars.at(6);
+  params.x = call.array<uint16_t>(0);
+  params.conv1 = {call.array<float>(1), call.array<float>(2)};
+  params.conv2 = {call.array<float>(conv2), call.array<float>(conv2 + 1)};
+  params.shortcut = {call.array_or_null<float>(conv2 + 2),
+                     call.array_or_null<float>(conv2 + 3)};
+  return params;
+}
+
+// The scratch of a pass on a device.
+class DeviceScratch {
+ public:
+  explicit DeviceScratch(ResidualCudaParams& params)
+      : norm_(4 * 2 * params.outputs),
+        packed_(4 * residual_packed_cuda(params)) {
+    params.norm = norm_.data<float>();
+    params.packed = packed_.data<uint32_t>();
+  }
+
+ private:
+  Room norm_, packed_;
+};
+
+// In bfloat16.
+int64_t middle_bytes(const ResidualCudaParams& params) {
+  return 2 * params.batch * (params.height + 1) * params.steps * params.outputs;
+}
+
+const char* run_on_device(const Call& call) {
+  ResidualCudaParams params = device_block(call, 7);
+  const DeviceScratch scratch(params);
+  const Room middle(middle_bytes(params));
+  if (params.inputs > 1)
+    params.middle = middle.data<uint16_t>();
+  params.out = call.array<uint16_t>(11);
+  return residual_block_cuda(params, normalisation(call, 3), nullptr);
+}
+
 // Scalars: where, schedule, batch, inputs, outputs, height, steps, the bits of
-// eps. Arrays: x, conv1, norm, conv2, shortcut, out.
+// eps. Arrays: x, conv1, norm, conv2, shortcut, out; on a device x and out in
+// bfloat16.
 const char* run_residual_block(const Call& call) {
-  begin(call);
+  if (begin(call) == kOnDevice)
+    return run_on_device(call);
   ResidualBlockParams params{};
   params.batch = call.scalars.at(2);
   params.inputs = static_cast<int32_t>(call.scalars.at(3));
@@ -83,11 +134,59 @@ const char* run_residual_block(const Call& call) {
   return nullptr;
 }
 
+const char* train_on_device(const Call& call) {
+  ResidualCudaBackwardParams backward{};
+  backward.norm_weight = call.array<float>(3);
+  backward.norm_bias = call.array<float>(4);
+  backward.eps = bit_cast<double>(call.scalars.at(7));
+  backward.mean = call.array<float>(12);
+  backward.variance = call.array<float>(13);
+  backward.grad_out = call.array<uint16_t>(16);
+  backward.dx = call.array<uint16_t>(17);
+  float** const gradients[] = {
+      &backward.dconv1_weight,    &backward.dconv1_bias,
+      &backward.dnorm_weight,     &backward.dnorm_bias,
+      &backward.dconv2_weight,    &backward.dconv2_bias,
+      &backward.dshortcut_weight, &backward.dshortcut_bias};
+  size_t array = 18;
+  for (float** gradient : gradients)
+    *gradient = call.array_or_null<float>(array++);
+  ResidualCudaParams params = device_block(call, 5);
+  params.middle = call.array_or_null<uint16_t>(10);
+  params.out = call.array<uint16_t>(9);
+  params.chosen = call.array<uint8_t>(11);
+  {
+    const DeviceScratch scratch(params);
+    const Room partials(4 * residual_partials_cuda(params));
+    const ResidualStatisticsParams statistics = {
+        backward.norm_weight,  backward.norm_bias,    backward.eps,
+        call.array<float>(12), call.array<float>(13), call.array<float>(14),
+        call.array<float>(15), partials.data<float>()};
+    const char* error =
+        residual_block_training_cuda(params, statistics, nullptr);
+    if (error != nullptr)
+      return error;
+  }
+  // Nothing but what is kept reaches the gradient.
+  const DeviceScratch scratch(params);
+  const Room dnormal(middle_bytes(params));
+  const Room coefficients(4 * 3 * params.outputs);
+  const Room partials(4 * residual_backward_partials_cuda(params));
+  params.out = nullptr;
+  backward.forward = params;
+  backward.dnormal = dnormal.data<uint16_t>();
+  backward.coefficients = coefficients.data<float>();
+  backward.partials = partials.data<float>();
+  return residual_block_training_backward_cuda(backward, nullptr);
+}
+
 // Scalars as for residual_block. Arrays: x, conv1, weight and bias of norm,
 // conv2, shortcut, out, middle, chosen, both means and variances, the gradient
-// of out, the gradients of x and the weights.
+// of out, the gradients of x and the weights. On a device x, out, middle and
+// the gradients of x and out are bfloat16.
 const char* run_residual_block_training(const Call& call) {
-  begin(call);
+  if (begin(call) == kOnDevice)
+    return train_on_device(call);
   ResidualBackwardParams backward{};
   ResidualTrainingParams& params = backward.forward;
   params.batch = call.scalars.at(2);

@@ -1,5 +1,7 @@
 // Small kernels with planted faults, for tests/test_simt.py: what the shim
-// must find, beside the same kernels without the fault.
+// must find, beside the same kernels without the fault. And the instructions of
+// tensor cores, one tile of each.
+#include "cuda/tensor_core.cuh"
 #include "harness.h"
 #include "launch.h"
 
@@ -112,10 +114,69 @@ const char* run(const Call& call) {
   }
 }
 
+// c += a b of 16 x 16 tiles, those of a and b in bfloat16. With b_by_columns b
+// lies transposed.
+__global__ void multiply_tile(bool b_by_columns,
+                              const uint16_t* a,
+                              const uint16_t* b,
+                              float* c) {
+  constexpr int kSize = 16;
+  SPARSE_AASIST_SHARED(uint16_t, rooms, 2 * kSize * kSize);
+  uint16_t* const room_a = rooms;
+  uint16_t* const room_b = rooms + kSize * kSize;
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int i = lane; i < kSize * kSize; i += 32) {
+    room_a[i] = a[i];
+    room_b[i] = b[i];
+  }
+  __syncwarp();
+  // Row and column where the matrices begin that this lane names a row of:
+  // 0, 8 | 8, 8 and the same of the columns.
+  const int row = lane % 16, half = lane / 16 * 8;
+  uint32_t of_a[4], of_b[4];
+  load_matrices(of_a, room_a + row * kSize + half);
+  if (b_by_columns)  // the matrices of b in the order that b's fragments have
+    load_matrices(of_b, room_b + (half + lane % 8) * kSize + lane / 8 % 2 * 8);
+  else
+    load_transposed(of_b, room_b + row * kSize + half);
+  const int g = lane / 4, t = lane % 4;
+  for (int tile = 0; tile < 2; ++tile) {
+    float sums[4];
+    float* const out = c + g * kSize + 8 * tile + 2 * t;
+    for (int i = 0; i < 4; ++i)
+      sums[i] = out[i / 2 * 8 * kSize + i % 2];
+    multiply_add(sums, of_a, of_b[2 * tile], of_b[2 * tile + 1]);
+    for (int i = 0; i < 4; ++i)
+      out[i / 2 * 8 * kSize + i % 2] = sums[i];
+  }
+}
+
+// Scalars: schedule, whether b lies by columns. Arrays: a, b, c.
+const char* multiply(const Call& call) {
+  set_schedule(static_cast<Schedule>(call.scalars.at(0)));
+  return SPARSE_AASIST_LAUNCH(multiply_tile, 1, 32, 0, nullptr,
+                              call.scalars.at(1) != 0, call.array<uint16_t>(0),
+                              call.array<uint16_t>(1), call.array<float>(2));
+}
+
+__global__ void round_trip(float* pairs, uint32_t* packed) {
+  float* const pair = pairs + 2 * threadIdx.x;
+  const uint32_t both = pack_bfloat16(pair[0], pair[1]);
+  packed[threadIdx.x] = both;
+  pair[0] = low_bfloat16(both);
+  pair[1] = high_bfloat16(both);
+}
+
+// Arrays: 32 pairs of float32, which come back rounded, and as they are packed.
+const char* pack(const Call& call) {
+  return SPARSE_AASIST_LAUNCH(round_trip, 1, 32, 0, nullptr,
+                              call.array<float>(0), call.array<uint32_t>(1));
+}
+
 }  // namespace
 }  // namespace sparse_aasist::simt
 
 int main() {
   using namespace sparse_aasist::simt;
-  return serve({{"run", run}});
+  return serve({{"run", run}, {"multiply", multiply}, {"pack", pack}});
 }

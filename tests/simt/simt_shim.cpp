@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -69,6 +70,7 @@ struct Shared {
 };
 
 Fiber fibers[kMaxThreads];
+std::map<const void*, size_t> dynamic_limits;  // of kernels that raised it
 Fiber* running = nullptr;
 void* scheduler_stack_pointer = nullptr;
 int64_t launches = 0;
@@ -300,8 +302,7 @@ const char* run_grid(unsigned grid,
                      unsigned block,
                      size_t shared_bytes,
                      const std::function<void()>& body) {
-  if (grid == 0 || block == 0 || block > kMaxThreads ||
-      shared_bytes > kMaxStaticShared)
+  if (grid == 0 || block == 0 || block > kMaxThreads)
     return "invalid configuration argument";
   ++launches;
   // Of the exact size, so that the address sanitizer sees what lies behind.
@@ -313,6 +314,18 @@ const char* run_grid(unsigned grid,
   block_size.x = block;
   for (block_index.x = 0; block_index.x < grid; ++block_index.x)
     run_block(block);
+  return nullptr;
+}
+
+size_t dynamic_limit(const void* kernel) {
+  const auto found = dynamic_limits.find(kernel);
+  return found == dynamic_limits.end() ? kMaxStaticShared : found->second;
+}
+
+const char* raise_dynamic_limit(const void* kernel, size_t bytes) {
+  if (bytes > kMostDynamicShared)
+    return "invalid argument";
+  dynamic_limits[kernel] = std::max(bytes, kMaxStaticShared);
   return nullptr;
 }
 

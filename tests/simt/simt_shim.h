@@ -30,6 +30,10 @@ namespace sparse_aasist {
 // Few, so that kernels which walk over their rows with all blocks do walk.
 constexpr int64_t kMaxBlocks = 3;
 
+// What one block of an sm_80 may have of shared memory. The limit of a kernel
+// is then this one.
+constexpr size_t kMostDynamicShared = 163 << 10;
+
 }  // namespace sparse_aasist
 
 namespace sparse_aasist::simt {
@@ -53,6 +57,10 @@ const char* run_grid(unsigned grid,
                      unsigned block,
                      size_t shared_bytes,
                      const std::function<void()>& body);
+
+// How much dynamic shared memory launches of a kernel may ask for.
+size_t dynamic_limit(const void* kernel);
+const char* raise_dynamic_limit(const void* kernel, size_t bytes);
 
 // What threads wait for together.
 enum class Collective {
@@ -87,6 +95,8 @@ const char* launch(Kernel kernel,
                    unsigned block,
                    size_t shared_bytes,
                    Args... args) {
+  if (shared_bytes > dynamic_limit(reinterpret_cast<const void*>(kernel)))
+    return "invalid configuration argument";
   return run_grid(grid, block, shared_bytes, [&] { kernel(args...); });
 }
 
@@ -110,6 +120,16 @@ inline int reduce(Collective collective, unsigned mask, int value) {
 }
 
 }  // namespace sparse_aasist::simt
+
+namespace sparse_aasist {
+
+template <class Kernel>
+const char* allow_dynamic_shared(Kernel* kernel, size_t bytes) {
+  return simt::raise_dynamic_limit(reinterpret_cast<const void*>(kernel),
+                                   bytes);
+}
+
+}  // namespace sparse_aasist
 
 #define blockIdx (::sparse_aasist::simt::block_index)
 #define threadIdx (::sparse_aasist::simt::thread_index)

@@ -1,0 +1,126 @@
+// residual_block_training on a GPU, forward.
+#include "residual_block_cuda.h"
+#include "residual_forward.cuh"
+#include "residual_sums.cuh"
+
+namespace sparse_aasist {
+namespace {
+
+struct StatisticsPlan {
+  ResidualStatisticsParams to;
+  PartialSums middle;  // less the bias
+  PartialSums input;
+  const float* conv1_bias;
+  float* norm;
+  double middle_count;
+  double input_count;
+};
+
+// A block for each channel of the middle, then of the input.
+__global__ void __launch_bounds__(kTotalThreads)
+    residual_statistics_kernel(const __grid_constant__ StatisticsPlan plan) {
+  const int32_t outputs = plan.middle.channels;
+  const int32_t all = outputs + plan.input.channels;
+  for (int32_t i = blockIdx.x; i < all; i += gridDim.x) {
+    const bool of_middle = i < outputs;
+    const PartialSums& sums = of_middle ? plan.middle : plan.input;
+    const int32_t channel = of_middle ? i : i - outputs;
+    const double count = of_middle ? plan.middle_count : plan.input_count;
+    double mean = total(sums, 0, channel) / count;
+    double variance = total(sums, 1, channel) / count - mean * mean;
+    if (variance < 0.0)  // by rounding; NaN stays
+      variance = 0.0;
+    if (threadIdx.x != 0)
+      continue;
+    if (!of_middle) {
+      plan.to.input_mean[channel] = static_cast<float>(mean);
+      plan.to.input_variance[channel] = static_cast<float>(variance);
+      continue;
+    }
+    mean += static_cast<double>(plan.conv1_bias[channel]);
+    plan.to.mean[channel] = static_cast<float>(mean);
+    plan.to.variance[channel] = static_cast<float>(variance);
+    const double scale = static_cast<double>(plan.to.weight[channel]) /
+                         sqrt(variance + plan.to.eps);
+    plan.norm[channel] = static_cast<float>(scale);
+    plan.norm[outputs + channel] = static_cast<float>(
+        static_cast<double>(plan.to.bias[channel]) - mean * scale);
+  }
+}
+
+// Rows of partial sums of the middle.
+template <class Block>
+int32_t middle_rows(const ResidualCudaParams& params) {
+  if constexpr (Block::kFirst) {
+    return static_cast<int32_t>(sum_blocks(params.batch * (params.height + 1)));
+  } else {
+    using Shape = ConvolutionShape<Block::kInputs, 0, Block::kOutputs>;
+    return static_cast<int32_t>(
+        convolution_blocks(convolution_plan<Shape>(params, true)) *
+        Shape::kWarpTimes);
+  }
+}
+
+}  // namespace
+
+int64_t residual_partials_cuda(const ResidualCudaParams& params) {
+  int64_t size = 0;
+  with_block(params, [&](auto block) -> const char* {
+    size = 2 * static_cast<int64_t>(middle_rows<decltype(block)>(params)) *
+           params.outputs;
+    return nullptr;
+  });
+  return size +
+         2 * static_cast<int64_t>(sum_blocks(params.batch * params.height)) *
+             params.inputs;
+}
+
+const char* residual_block_training_cuda(
+    const ResidualCudaParams& params,
+    const ResidualStatisticsParams& statistics,
+    void* stream) {
+  if (params.batch == 0)
+    return nullptr;
+  if (const char* error = pack_forward(params, stream))
+    return error;
+  return with_block(params, [&](auto block) -> const char* {
+    using Block = decltype(block);
+    const int32_t rows = middle_rows<Block>(params);
+    float* const of_middle = statistics.partials;
+    float* const of_input =
+        of_middle + 2 * static_cast<int64_t>(rows) * params.outputs;
+    if constexpr (Block::kFirst) {
+      if (const char* error = launch_sums(
+              FirstMiddleValues{middle_of<Block>(params)}, params.batch,
+              params.height + 1, params.steps, of_middle, stream))
+        return error;
+    }
+    if (const char* error = launch_middle<Block>(params, of_middle, stream))
+      return error;
+    using Input = TensorValues<Block::kFirst ? 1 : Block::kInputs>;
+    if (const char* error =
+            launch_sums(Input{params.x, input_image(params)}, params.batch,
+                        params.height, params.steps, of_input, stream))
+      return error;
+    const double positions =
+        static_cast<double>(params.batch) * static_cast<double>(params.steps);
+    const StatisticsPlan plan = {
+        statistics,
+        {of_middle, rows, params.outputs},
+        {of_input,
+         static_cast<int32_t>(sum_blocks(params.batch * params.height)),
+         params.inputs},
+        params.conv1.bias,
+        params.norm,
+        positions * (params.height + 1),
+        positions * params.height};
+    if (const char* error = SPARSE_AASIST_LAUNCH(
+            residual_statistics_kernel,
+            bounded_blocks(params.outputs + params.inputs, kMaxBlocks),
+            kTotalThreads, 0, stream, plan))
+      return error;
+    return launch_out<Block>(params, stream);
+  });
+}
+
+}  // namespace sparse_aasist
