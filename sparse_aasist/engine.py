@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
+from torch import nn
 
 from sparse_aasist._extension import has_kernel
 from sparse_aasist.errors import SparseAasistError
@@ -67,6 +68,18 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
 
 def _under_torchrun() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
+
+
+def lay_out(fabric: Fabric, model: nn.Module) -> None:
+    """Store the weights of `model` as the convolutions of `fabric` read them without copies."""
+    if precision_of(fabric) == "bf16-mixed" and wants_channels_last(fabric.device.type):
+        model.to(memory_format=torch.channels_last)
+
+
+def wants_channels_last(device_type: str) -> bool:
+    """Tell whether bf16 runs by oneDNN or cuDNN there; our kernels read contiguous weights."""
+    blocks = ("residual_block", "residual_block_training")
+    return device_type != "cuda" or not all(has_kernel(op, device_type) for op in blocks)
 
 
 def precision_of(fabric: Fabric) -> str:

@@ -74,6 +74,7 @@ def score_trials(
             batch_size,
             num_workers=workers,
             collate_fn=collate,
+            pin_memory=fabric.device.type == "cuda",
             generator=torch.Generator(),  # leave the global one, which training resumes, alone
         ),
         use_distributed_sampler=False,

@@ -44,6 +44,8 @@ def finished(corpus, tmp_path_factory):
 
 
 def quiet(config, corpus, folder, **options):
+    # Trials are loaded by this process, on a GPU too: tests patch what loads them.
+    options = {"workers": 0, **options}
     return train(config, corpus, folder, console=Console(file=io.StringIO()), **options)
 
 

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", choices=("train", "dev", "eval"), default="eval", help="trials (eval)")
     add("--output", type=Path, metavar="DIR", help="default: the folder of the checkpoint")
     add("--embeddings", action="store_true", help="write the embeddings and the head, .npz")
+    add(
+        "--precision",
+        choices=("32-true", "bf16-mixed", "auto"),
+        default="32-true",
+        help="auto: what is fastest here, bf16 in the encoder on a GPU (32-true)",
+    )
     add("--batch-size", type=integer_from(1), default=24, help="trials per forward pass (24)")
     add("--workers", type=integer_from(0), default=0, help="loader processes (0)")
 
@@ -40,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sparse_aasist.cli.data import corpus_or
     from sparse_aasist.data.protocol import open_split
     from sparse_aasist.embeddings import embeddings_path
-    from sparse_aasist.engine import make_fabric
+    from sparse_aasist.engine import lay_out, make_fabric
     from sparse_aasist.evaluation.scores import write_scores
     from sparse_aasist.files import check_writable
     from sparse_aasist.models import AASIST
@@ -53,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = AASIST.from_checkpoint(arguments.checkpoint, arguments.conf)
     data = corpus_or(arguments.data, console)
     split = open_split(data, arguments.split)
-    fabric = make_fabric()
+    fabric = make_fabric(arguments.precision)
+    lay_out(fabric, model)
     folder = arguments.output or arguments.checkpoint.parent
     check_writable(folder)
     result = score_trials(

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from sparse_aasist.data.dataset import EpochBatches, TrainingTrials, checked, collate
 from sparse_aasist.data.protocol import Split, open_split, trials_digest
-from sparse_aasist.engine import make_fabric, precision_of
+from sparse_aasist.engine import lay_out, make_fabric
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.evaluation.calibration import fit_calibration
 from sparse_aasist.evaluation.metrics import compute_metrics
@@ -107,9 +107,7 @@ class _Run:
         fabric, config, state = self.fabric, self.config, self.state
         _check_lengths(config, state.model)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        if precision_of(fabric) == "bf16-mixed":
-            # oneDNN and cuDNN convolve bf16 in this layout without copies.
-            state.model.to(memory_format=torch.channels_last)
+        lay_out(fabric, state.model)
         self.model, self.optimizer = fabric.setup(state.model, state.optimizer)
         self.dev_split = dev_split
         self.dev_labels = _labels(dev_split)
@@ -165,12 +163,14 @@ class _Run:
                 loss = F.cross_entropy(
                     self.model(batch.waveform).logits, batch.label, weight=self.class_weights
                 )
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise self._diverged(value, batch.index)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.fabric.backward(loss)
                 self.optimizer.step()
+                # Waits for a GPU, so not before the whole step was launched. A step that diverged
+                # is not saved.
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise self._diverged(value, batch.index)
                 state.loss_sum += value
                 state.step += 1
                 show(state.loss_sum / state.step)
