@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <vector>
 
@@ -60,51 +59,13 @@ class Weights {
     return {data[0], data[1], data[2], data[3], eps};
   }
 
+  const char* op() const { return op_; }
+
  private:
   const char* op_;
   const Tensor& like_;
   std::vector<Tensor> kept_;
 };
-
-// (batch, channels, height, steps) with neighbouring channels.
-inline Tensor new_channels_last(const Tensor& like,
-                                const std::vector<int64_t>& sizes,
-                                ScalarType dtype) {
-  return new_strided_tensor(
-      like, sizes,
-      {sizes[1] * sizes[2] * sizes[3], 1, sizes[1] * sizes[3], sizes[1]},
-      dtype);
-}
-
-inline Tensor as_channels_last(const Tensor& tensor) {
-  return torch::stable::contiguous(
-      tensor, torch::headeronly::MemoryFormat::ChannelsLast);
-}
-
-// x is (batch, channels, height, steps).
-inline void check_image(const char* op, const Tensor& x) {
-  STD_TORCH_CHECK(
-      x.size(2) >= 1 && x.size(2) < (1 << 20) && x.size(3) >= kPoolSteps, op,
-      ": there must be a row and ", kPoolSteps, " steps");
-}
-
-inline void check_block(const char* op, const Tensor& x, int64_t outputs) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, op,
-                  ": x must be float32, (batch, channels, height, steps)");
-  STD_TORCH_CHECK(x.size(1) >= 1 && x.size(1) <= kMaxChannels && outputs >= 1 &&
-                      outputs <= kMaxChannels,
-                  op, ": channels must be in 1..", kMaxChannels);
-  check_image(op, x);
-}
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-// For an empty batch, of which kernels compute nothing: its statistics are NaN,
-// and gradients 0.
-inline void fill(const std::vector<Tensor>& tensors, double value) {
-  for (const Tensor& tensor : tensors)
-    torch::stable::fill_(tensor, value);
-}
 
 // Calls run(begin, end, scratch) for parts of `tasks` tasks, with scratch of
 // `size` entries each.

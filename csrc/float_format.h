@@ -73,6 +73,15 @@ struct BFloat16 {
   }
 };
 
+// Of two bfloat16 in 32 bits.
+SPARSE_AASIST_INLINE float low_bfloat16(uint32_t pair) {
+  return bit_cast<float>(pair << 16);
+}
+
+SPARSE_AASIST_INLINE float high_bfloat16(uint32_t pair) {
+  return bit_cast<float>(pair & 0xffff0000u);
+}
+
 struct Float16 {
   using Bits = int16_t;
   static constexpr Bits kInfinity = 0x7c00;

@@ -57,3 +57,13 @@ const char* allow_dynamic_shared(Kernel* kernel, size_t bytes) {
 #include "simt_shim.h"
 
 #endif
+
+namespace sparse_aasist {
+
+// For `count` pieces of work, over which the blocks walk where they are fewer.
+inline unsigned blocks_for(int64_t count, int64_t most = kMaxBlocks) {
+  most = most < kMaxBlocks ? most : kMaxBlocks;
+  return static_cast<unsigned>(count < most ? count : most);
+}
+
+}  // namespace sparse_aasist

@@ -35,6 +35,18 @@ struct Normalisation {
   double eps;
 };
 
+// Of the weights of a block, in float32 and the shapes of the weights.
+struct ResidualGradients {
+  float* conv1_weight;
+  float* conv1_bias;
+  float* norm_weight;
+  float* norm_bias;
+  float* conv2_weight;
+  float* conv2_bias;
+  float* shortcut_weight;  // null without one
+  float* shortcut_bias;
+};
+
 // float32.
 struct ResidualBlockParams {
   int64_t batch;

@@ -8,8 +8,8 @@
 //             of conv2 and shortcut | conv1 and shortcut back to that of x |
 //             gradient of conv1
 //
-// With one input channel the middle is not kept: it is 16 times x, and six
-// multiplications an entry.
+// With one input channel the middle is not kept: it is 32 times as large as x,
+// and six multiplications an entry.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ struct ResidualCudaParams {
   Convolution shortcut;  // null: x itself
   uint16_t* middle;      // (batch, height + 1, steps, outputs), conv1(x);
                          // null with one input channel
-  float* norm;           // (2, outputs): normalised = norm[0] middle + norm[1]
+  float* affine;         // (2, outputs): normalised = [0] middle + [1]
   uint16_t* out;         // (batch, height, steps / kPoolSteps, outputs)
   uint8_t* chosen;       // as out: 0, 1 or 2; null without gradients
   uint32_t* packed;      // residual_packed_cuda()
@@ -55,27 +55,16 @@ struct ResidualStatisticsParams {
   float* variance;        // likewise, biased
   float* input_mean;      // (inputs)
   float* input_variance;  // likewise
-  float* partials;        // residual_partials_cuda()
+  float* partials;        // residual_training_partials_cuda()
 };
 
 struct ResidualCudaBackwardParams {
   ResidualCudaParams forward;  // out is not read
-  const float* norm_weight;    // (outputs)
-  const float* norm_bias;      // likewise
-  double eps;
-  const float* mean;
-  const float* variance;
-  const uint16_t* grad_out;  // as out
-  uint16_t* dnormal;         // as middle: gradient of the normalised middle
-  uint16_t* dx;              // as x
-  float* dconv1_weight;
-  float* dconv1_bias;
-  float* dnorm_weight;
-  float* dnorm_bias;
-  float* dconv2_weight;
-  float* dconv2_bias;
-  float* dshortcut_weight;  // null without one
-  float* dshortcut_bias;
+  Normalisation norm;          // with the statistics of the forward pass
+  const uint16_t* grad_out;    // as out
+  uint16_t* dnormal;  // as middle: the gradient of the normalised middle
+  uint16_t* dx;       // as x
+  ResidualGradients gradients;
   float* coefficients;  // (3, outputs): gradient of the middle =
                         // [0] dnormal + [1] middle + [2]
   float* partials;      // residual_backward_partials_cuda()
@@ -83,7 +72,7 @@ struct ResidualCudaBackwardParams {
 
 // Entries of `packed` and of `partials`.
 int64_t residual_packed_cuda(const ResidualCudaParams& params);
-int64_t residual_partials_cuda(const ResidualCudaParams& params);
+int64_t residual_training_partials_cuda(const ResidualCudaParams& params);
 int64_t residual_backward_partials_cuda(const ResidualCudaParams& params);
 
 // All return nullptr, or what went wrong.

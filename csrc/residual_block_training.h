@@ -57,14 +57,7 @@ struct ResidualBackwardParams {
   const float* grad_out;           // as out
   float* dnormal;  // as middle: the gradient of the normalised middle
   float* dx;       // as x
-  float* dconv1_weight;
-  float* dconv1_bias;
-  float* dnorm_weight;
-  float* dnorm_bias;
-  float* dconv2_weight;
-  float* dconv2_bias;
-  float* dshortcut_weight;  // null without one
-  float* dshortcut_bias;
+  ResidualGradients gradients;
   float* partials;  // (groups, residual_backward_partials_cpu())
 };
 

@@ -55,8 +55,7 @@ inline Tensor new_strided_tensor(const Tensor& like,
                                  const std::vector<int64_t>& strides,
                                  ScalarType dtype) {
   int32_t device_type, device_index;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_device_index(like.get(), &device_index));
   const auto code =

@@ -78,10 +78,10 @@ def build_info() -> dict[str, Any]:
     """Return what this build contains.
 
     Returns:
-        A dictionary with `compiled` (bool) and `reason` (why nothing is compiled, or None). When
-        something was compiled also `compiler`, `simd` (the SIMD_LEVELS that it holds), `cuda` and
-        `cuda_architectures` (None without CUDA), `stable_abi` (the oldest torch that the ops load
-        in) and `torch` (the version built against).
+        A dictionary with `compiled` (bool) and `reason` (why nothing is compiled, or None). Where
+        the build left its record, also `compiler`, `simd` (the SIMD_LEVELS that it holds), `cuda`
+        and `cuda_architectures` (None without CUDA), `stable_abi` (the oldest torch that the ops
+        load in) and `torch` (the version built against).
     """
     failure = load_failure()
     info: dict[str, Any] = {"compiled": failure is None, "reason": failure}

@@ -12,7 +12,7 @@ import pytest
 from sparse_aasist._extension import SIMD_LEVELS, has_kernel, limit_simd_level
 
 if TYPE_CHECKING:
-    from bfloat16_block import BlockOps, BlockSanitized
+    from bfloat16_block import BlockOps
     from encoder_implementations import EncoderFunctions, EncoderSanitized
     from graph_implementations import GraphFunctions, GraphSanitized
     from kernel_program import KernelProgram
@@ -98,11 +98,8 @@ CPU_IMPLEMENTATIONS = (
     *(f"compiled-{level}" for level in SIMD_LEVELS),
     *(f"sanitized-{level}" for level in SIMD_LEVELS),
 )
-IMPLEMENTATIONS = (
-    *CPU_IMPLEMENTATIONS,
-    "device-code",
-    pytest.param("cuda", marks=pytest.mark.needs_cuda),
-)
+GPU_IMPLEMENTATIONS = ("device-code", pytest.param("cuda", marks=pytest.mark.needs_cuda))
+IMPLEMENTATIONS = (*CPU_IMPLEMENTATIONS, *GPU_IMPLEMENTATIONS)
 
 
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)
@@ -129,17 +126,18 @@ def filter_bank(request: pytest.FixtureRequest) -> EncoderFunctions | EncoderSan
     return _implementation(request, "encoder", "front_end", EncoderFunctions, EncoderSanitized)
 
 
-@pytest.fixture(scope="session", params=IMPLEMENTATIONS[len(CPU_IMPLEMENTATIONS) :])
-def gpu_block(request: pytest.FixtureRequest) -> BlockOps | BlockSanitized:
+@pytest.fixture(scope="session", params=GPU_IMPLEMENTATIONS)
+def gpu_block(request: pytest.FixtureRequest) -> BlockOps | EncoderSanitized:
     """The residual block in bfloat16: a GPU's kernels, on a CPU and on a GPU."""
-    from bfloat16_block import BlockOps, BlockSanitized
+    from bfloat16_block import BlockOps
+    from encoder_implementations import EncoderSanitized
 
-    return _implementation(request, "encoder", "residual_block", BlockOps, BlockSanitized)
+    return _implementation(request, "encoder", "residual_block", BlockOps, EncoderSanitized)
 
 
 @pytest.fixture(scope="session", params=CPU_IMPLEMENTATIONS)
 def encoder(request: pytest.FixtureRequest) -> EncoderFunctions | EncoderSanitized:
-    """Every implementation of the encoder's stages, one after the other."""
+    """Every implementation of the residual block in float32: those of a CPU."""
     from encoder_implementations import EncoderFunctions, EncoderSanitized
 
     return _implementation(request, "encoder", "residual_block", EncoderFunctions, EncoderSanitized)

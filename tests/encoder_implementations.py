@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from implementations import Functions, Sanitized, on_device, unwritten
+from implementations import ON_DEVICE, Functions, Sanitized, on_device, unwritten
 from torch import Tensor
 
 from sparse_aasist.ops import (
@@ -18,6 +18,9 @@ from sparse_aasist.ops import (
     residual_block,
     residual_block_training,
 )
+
+CONV1_BIAS = 2
+"""Of the gradients of `tensors_of`: the statistics take it away, and what is left is rounding."""
 
 Block = tuple[Tensor, Convolution, Normalisation, Convolution, Convolution | None]
 
@@ -33,13 +36,63 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def problem(
+    batch: int, inputs: int, outputs: int, height: int, steps: int, identity: bool = False
+) -> Block:
+    generator = torch.Generator().manual_seed(steps)
+
+    def randn(*shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    def convolution(channels: int, high: int) -> Convolution:
+        scale = (3 * high * channels) ** -0.5
+        return Convolution(randn(outputs, channels, high, 3, scale=scale), randn(outputs))
+
+    norm = Normalisation(
+        *(randn(outputs) for _ in range(3)), torch.rand(outputs, generator=generator) + 0.5, 1e-5
+    )
+    return (
+        randn(batch, inputs, height, steps).to(memory_format=torch.channels_last),
+        convolution(inputs, 2),
+        norm,
+        convolution(outputs, 2),
+        None if identity else convolution(inputs, 1),
+    )
+
+
+def doubled(block: Block) -> Block:
+    x, conv1, norm, conv2, shortcut = block
+    return (
+        x.double(),
+        Convolution(*(t.double() for t in conv1)),
+        Normalisation(*(t.double() for t in norm[:4]), norm.eps),
+        Convolution(*(t.double() for t in conv2)),
+        None if shortcut is None else Convolution(*(t.double() for t in shortcut)),
+    )
+
+
+def gradient_for(block: Block) -> Tensor:
+    """Return a gradient of the result of a block, in the dtype of x."""
+    x = block[0]
+    batch, _, height, steps = x.shape
+    shape = (batch, block[1].weight.shape[0], height, steps // 3)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(steps + 1)).to(x.dtype)
+
+
 class Trained(NamedTuple):
-    """A training pass: the result, statistics of the middle, then of x, and a gradient for each
-    tensor of `tensors_of`."""
+    """A training pass with its gradient.
+
+    Attributes:
+        out: (B, O, H, T // 3).
+        statistics: mean and variance of the middle, then of x.
+        gradients: for each tensor of `tensors_of`.
+        chosen: as out, which of three steps; None from functions, which do not tell.
+    """
 
     out: Tensor
     statistics: list[Tensor]
     gradients: list[Tensor]
+    chosen: Tensor | None = None
 
 
 def tensors_of(block: Block) -> list[Tensor]:
@@ -87,7 +140,7 @@ class EncoderFunctions(Functions):
 
 
 class EncoderSanitized(Sanitized):
-    """The kernels themselves."""
+    """The kernels themselves; device code has the blocks in bfloat16."""
 
     def front_end(self, waveform: Tensor, filters: Tensor, norm: Normalisation | None) -> Tensor:
         (batch, samples), (count, _, taps) = waveform.shape, filters.shape
@@ -98,52 +151,52 @@ class EncoderSanitized(Sanitized):
         arrays = (waveform.contiguous(), filters.contiguous(), *norm, out)
         return self.program.call("front_end", scalars, arrays)[-1]
 
-    def residual_block(
-        self,
-        x: Tensor,
-        conv1: Convolution,
-        norm: Normalisation,
-        conv2: Convolution,
-        shortcut: Convolution | None,
-    ) -> Tensor:
-        batch, inputs, height, steps = x.shape
-        outputs = conv1.weight.shape[0]
-        scalars = (*self.where, batch, inputs, outputs, height, steps, _pattern(norm.eps))
+    def residual_block(self, *block: Any) -> Tensor:
+        x, conv1, norm, conv2, shortcut = block
         absent = torch.empty(0)
-        out = unwritten((batch, height, steps // 3, outputs), torch.float32)
+        out = _unwritten_rows(x, conv1.weight.shape[0], x.dtype)
         arrays = (_rows(x), *conv1, *norm[:4], *conv2, *(shortcut or (absent, absent)), out)
-        arrays = [array.contiguous() for array in arrays]
-        return self.program.call("residual_block", scalars, arrays)[-1].permute(0, 3, 1, 2)
+        return _image(self.program.call("residual_block", self._scalars(*block), arrays)[-1])
 
     def train(self, block: Block, grad: Tensor) -> Trained:
-        x, conv1, norm, _, shortcut = block
-        batch, inputs, height, steps = x.shape
-        outputs = conv1.weight.shape[0]
-        scalars = (*self.where, batch, inputs, outputs, height, steps, _pattern(norm.eps))
+        x, shortcut = block[0], block[4]
+        (batch, inputs, height, steps), outputs = x.shape, block[1].weight.shape[0]
         tensors = tensors_of(block) + ([] if shortcut else [torch.empty(0)] * 2)
         tensors[0] = _rows(x)
-        out = unwritten((batch, height, steps // 3, outputs), torch.float32)
+        # Device code does not keep the middle of one channel.
+        is_kept = inputs > 1 or self.where[0] != ON_DEVICE
+        middle = (batch, height + 1, steps, outputs) if is_kept else (0,)
         kept = (
-            unwritten((batch, height + 1, steps, outputs), torch.float32),
-            unwritten(tuple(out.shape), torch.uint8),
+            _unwritten_rows(x, outputs, x.dtype),
+            unwritten(middle, x.dtype),
+            _unwritten_rows(x, outputs, torch.uint8),
             *(unwritten((n,), torch.float32) for n in (outputs, outputs, inputs, inputs)),
         )
-        gradients = [unwritten(tuple(tensor.shape), torch.float32) for tensor in tensors]
-        arrays = (*tensors, out, *kept, _rows(grad), *gradients)
-        results = self.program.call(
-            "residual_block_training", scalars, [array.contiguous() for array in arrays]
-        )
-        out, _, _, *statistics = results[9:16]
-        gradients = results[17:]
-        gradients[0] = gradients[0].permute(0, 3, 1, 2)
-        if shortcut is None:
-            gradients = gradients[:-2]
-        return Trained(out.permute(0, 3, 1, 2), statistics, gradients)
+        gradients = [unwritten(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+        arrays = (*tensors, *kept, _rows(grad), *gradients)
+        results = self.program.call("residual_block_training", self._scalars(*block), arrays)
+        out, _, chosen, *statistics = results[9:16]
+        dx, *gradients = results[17 : 17 + len(tensors_of(block))]
+        return Trained(_image(out), statistics, [_image(dx), *gradients], _image(chosen))
+
+    def _scalars(self, x: Tensor, conv1: Convolution, norm: Normalisation, *_: Any) -> list[int]:
+        batch, inputs, height, steps = x.shape
+        outputs = conv1.weight.shape[0]
+        return [*self.where, batch, inputs, outputs, height, steps, _pattern(norm.eps)]
 
 
 def _rows(x: Tensor) -> Tensor:
     """Return (B, C, H, T) as the kernels have it: (B, H, T, C)."""
     return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _image(rows: Tensor) -> Tensor:
+    return rows.permute(0, 3, 1, 2)
+
+
+def _unwritten_rows(x: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+    batch, _, height, steps = x.shape
+    return unwritten((batch, height, steps // 3, outputs), dtype)
 
 
 def _pattern(real: float) -> int:
@@ -159,3 +212,11 @@ def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
     got, expected = got.double().nan_to_num(), expected.double().nan_to_num()
     error = (got - expected).abs().max() / expected.abs().max().clamp(min=0.1)
     assert error <= tolerance, f"{error:.1e} of the largest"
+
+
+def assert_equal(got: Trained, expected: Trained) -> None:
+    """Compare bit by bit."""
+    assert torch.equal(got.out, expected.out)
+    assert got.chosen is expected.chosen is None or torch.equal(got.chosen, expected.chosen)
+    assert all(map(torch.equal, got.statistics, expected.statistics))
+    assert all(map(torch.equal, got.gradients, expected.gradients))

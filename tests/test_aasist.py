@@ -104,15 +104,18 @@ def test_config_survives_json_forms():
     assert AASISTConfig.from_dict(listed) == config
 
 
-def test_bn1_moves_only_its_running_statistics():
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_bn1_moves_only_its_running_statistics(momentum):
     block = ResidualBlock(4, 4).train()
     x = torch.randn(3, 4, 5, 12) * 2 + 1
-    reference = torch.nn.BatchNorm2d(4).train()
-    reference(x)
-    before = block(x).detach()
+    reference = torch.nn.BatchNorm2d(4, momentum=momentum).train()
+    block.bn1.momentum = momentum
+    for scale in (3, 1):
+        reference(x * scale)
+        before = block(x * scale).detach()
     torch.testing.assert_close(block.bn1.running_mean, reference.running_mean)
     torch.testing.assert_close(block.bn1.running_var, reference.running_var)
-    assert block.bn1.num_batches_tracked == 1
+    assert block.bn1.num_batches_tracked == 2
     with torch.no_grad():
         block.bn1.weight.mul_(100.0)
     torch.testing.assert_close(block(x), before, msg="bn1 must not reach the output")

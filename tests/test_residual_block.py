@@ -11,6 +11,8 @@ from encoder_implementations import (
     EncoderFunctions,
     EncoderSanitized,
     assert_near,
+    doubled,
+    problem,
     threads,
 )
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +21,6 @@ from torch import Tensor
 
 from sparse_aasist._extension import has_kernel
 from sparse_aasist.ops import (
-    Convolution,
     Normalisation,
     backend,
     residual_block,
@@ -30,41 +31,6 @@ Implementation = EncoderFunctions | EncoderSanitized
 
 TOLERANCE = 5e-6
 """Winograd's transforms of float32 lose some bits."""
-
-
-def problem(
-    batch: int, inputs: int, outputs: int, height: int, steps: int, identity: bool = False
-) -> Block:
-    generator = torch.Generator().manual_seed(steps)
-
-    def randn(*shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(*shape, generator=generator) * scale
-
-    def convolution(channels: int, high: int) -> Convolution:
-        scale = (3 * high * channels) ** -0.5
-        return Convolution(randn(outputs, channels, high, 3, scale=scale), randn(outputs))
-
-    norm = Normalisation(
-        *(randn(outputs) for _ in range(3)), torch.rand(outputs, generator=generator) + 0.5, 1e-5
-    )
-    return (
-        randn(batch, inputs, height, steps).to(memory_format=torch.channels_last),
-        convolution(inputs, 2),
-        norm,
-        convolution(outputs, 2),
-        None if identity else convolution(inputs, 1),
-    )
-
-
-def doubled(block: Block) -> Block:
-    x, conv1, norm, conv2, shortcut = block
-    return (
-        x.double(),
-        Convolution(*(t.double() for t in conv1)),
-        Normalisation(*(t.double() for t in norm[:4]), norm.eps),
-        Convolution(*(t.double() for t in conv2)),
-        None if shortcut is None else Convolution(*(t.double() for t in shortcut)),
-    )
 
 
 def check(encoder: Implementation, block: Block) -> Tensor:

@@ -7,18 +7,23 @@ from typing import Any
 import pytest
 import torch
 from encoder_implementations import (
+    CONV1_BIAS,
     Block,
     EncoderFunctions,
     EncoderSanitized,
     Trained,
+    assert_equal,
     assert_near,
+    doubled,
+    gradient_for,
+    problem,
     tensors_of,
     threads,
     training_pass,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_residual_block import SIZES, doubled, problem
+from test_residual_block import SIZES
 from torch import Tensor, nn
 
 from sparse_aasist._extension import has_kernel
@@ -34,7 +39,6 @@ from sparse_aasist.ops import (
 
 Implementation = EncoderFunctions | EncoderSanitized
 
-CONV1_BIAS = 2
 TOLERANCE = 2e-5
 """Of the largest entry; sums over all steps of what Winograd's transforms of float32 leave."""
 
@@ -64,13 +68,6 @@ def _before_pool(x: Tensor, tensors: list[Tensor], block: Block) -> Tensor:
     return y[..., : y.shape[3] // 3 * 3].unflatten(3, (-1, 3))
 
 
-def gradient_for(block: Block) -> Tensor:
-    batch, _, height, steps = block[0].shape
-    generator = torch.Generator().manual_seed(steps + 1)
-    shape = (batch, block[1].weight.shape[0], height, steps // 3)
-    return torch.randn(shape, generator=generator)
-
-
 def expected_of(block: Block, grad: Tensor) -> Trained:
     tensors = [tensor.double() for tensor in tensors_of(block)]
     return training_pass(residual_block_training_reference, block, tensors, grad.double())
@@ -83,17 +80,10 @@ def check(encoder: Implementation, block: Block, grad: Tensor) -> Trained:
         assert_near(a, b, TOLERANCE)
     for index, (a, b) in enumerate(zip(got.gradients, expected.gradients, strict=True)):
         if index == CONV1_BIAS:
-            # The statistics take its gradient away: what is left is rounding.
             assert a.abs().max() <= 1e-3 * expected.gradients[4].abs().max().clamp(min=1)
         else:
             assert_near(a, b, TOLERANCE)
     return got
-
-
-def assert_equal(got: Trained, expected: Trained) -> None:
-    assert torch.equal(got.out, expected.out)
-    assert all(map(torch.equal, got.statistics, expected.statistics))
-    assert all(map(torch.equal, got.gradients, expected.gradients))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

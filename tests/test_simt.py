@@ -10,7 +10,7 @@ import torch
 from kernel_program import KernelFailure, KernelProgram, build_program
 from torch import Tensor
 
-SUM, REVERSE, COLLECTIVES, FAULT, TOO_LARGE = range(5)
+SUM, REVERSE, COLLECTIVES, FAULT, TOO_LARGE, RAISED = range(6)
 SCHEDULES = range(3)
 
 
@@ -105,6 +105,20 @@ def test_faults_end_the_program(program: KernelProgram, number: int, report: str
     assert run(program, SUM, 0, 1, 128)[0] == 2016
 
 
-def test_an_impossible_launch_is_refused(program: KernelProgram) -> None:
-    with pytest.raises(KernelFailure, match="refused invalid configuration argument"):
-        run(program, TOO_LARGE, 0, 0, 64)
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (0, "invalid configuration argument"),  # too many threads
+        (1, "invalid configuration argument"),  # of shared memory more than 48 KB
+        (2, "invalid configuration argument"),  # more than its raised limit
+        (3, "invalid argument"),  # a limit beyond what the device has
+    ],
+)
+def test_an_impossible_launch_is_refused(program: KernelProgram, number: int, reason: str) -> None:
+    with pytest.raises(KernelFailure, match=f"refused {reason}"):
+        run(program, TOO_LARGE, 0, number, 64)
+
+
+def test_a_raised_limit_of_shared_memory_is_used(program: KernelProgram) -> None:
+    got = run(program, RAISED, 0, 0, 32)
+    assert torch.equal(got, torch.arange(32, dtype=torch.float64).flip(0))

@@ -263,6 +263,27 @@ def test_diverged_loss_names_epoch_step_and_trials(corpus, tmp_path, monkeypatch
         quiet(CONFIG, corpus, tmp_path / "run")
 
 
+def test_what_is_saved_is_from_before_the_step_that_diverged(
+    corpus, finished, tmp_path, monkeypatch
+):
+    folder, original, calls = tmp_path / "run", loop.F.cross_entropy, iter(range(10**9))
+
+    def diverge(logits, *arguments, **options):
+        loss = original(logits, *arguments, **options)
+        return loss * float("nan") if next(calls) == 2 else loss
+
+    monkeypatch.setattr(loop, "SAVE_EVERY_STEPS", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.F, "cross_entropy", diverge)
+        with pytest.raises(SparseAasistError, match="loss is nan in epoch 1, step 3"):
+            quiet(CONFIG, corpus, folder)
+    progress = read_tensors(folder / "last.safetensors")[1]["training"]["progress"]
+    assert progress["step"] == 2
+    quiet(CONFIG, corpus, folder, resume=True)
+    expected, resumed = tensors(finished), tensors(folder)
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+
+
 def test_learning_rate_is_a_cosine_per_step():
     config = TrainingConfig()
     assert learning_rate(config, 0, 100) == pytest.approx(1e-4)

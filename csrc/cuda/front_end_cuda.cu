@@ -8,14 +8,14 @@
 // coefficients and 4 samples. Samples are 9 words apart between lanes, in banks
 // of their own; coefficients are the same for all lanes and come 16 bytes at a
 // time.
-#include <cmath>
 #include <limits>
 
+#include "batch_norm.cuh"
 #include "float_format.h"
 #include "front_end.h"
 #include "launch.h"
 #include "row_access.cuh"
-#include "selu.h"
+#include "selu.cuh"
 
 namespace sparse_aasist {
 namespace {
@@ -186,23 +186,6 @@ __device__ __forceinline__ void add_rest(const StageRoom& room,
   }
 }
 
-struct Affine {
-  float scale, shift;
-};
-
-__device__ __forceinline__ Affine affine_of(const Normalisation& norm) {
-  const float deviation =
-      std::sqrt(norm.variance[0] + static_cast<float>(norm.eps));
-  const float scale = norm.weight[0] / deviation;
-  return {scale, norm.bias[0] - norm.mean[0] * scale};
-}
-
-__device__ __forceinline__ float selu(float x) {
-  constexpr float kScale = static_cast<float>(kSeluScale);
-  constexpr float kSlope = static_cast<float>(kSeluScale * kSeluAlpha);
-  return x > 0 ? kScale * x : kSlope * std::expm1(x);
-}
-
 // As integers, magnitudes are in the order of their values, NaN above all.
 __device__ __forceinline__ float largest(const Sums& sums,
                                          int32_t pool,
@@ -224,7 +207,7 @@ __device__ __forceinline__ void store(const FrontEndParams& params,
                                       int64_t steps,
                                       const Sums& sums) {
   const bool has_norm = params.norm.weight != nullptr;
-  const Affine affine = has_norm ? affine_of(params.norm) : Affine{1, 0};
+  const Affine affine = has_norm ? affine_of(params.norm, 0) : Affine{1, 0};
   const int32_t pools = params.filters / kPoolFilters;
   const int64_t first = tile.step + threadIdx.x * kThreadSteps;
 #pragma unroll
@@ -282,10 +265,8 @@ const char* front_end_cuda(const FrontEndParams& params, void* stream) {
   const int64_t count = params.batch * tiles.per_clip;
   if (count == 0)
     return nullptr;
-  const auto blocks =
-      static_cast<unsigned>(count < kMaxBlocks ? count : kMaxBlocks);
-  return SPARSE_AASIST_LAUNCH(front_end_kernel, blocks, kThreads, 0, stream,
-                              params, front_end_steps(params), tiles);
+  return SPARSE_AASIST_LAUNCH(front_end_kernel, blocks_for(count), kThreads, 0,
+                              stream, params, front_end_steps(params), tiles);
 }
 
 }  // namespace sparse_aasist

@@ -241,11 +241,11 @@ const char* launch_rows(const GraphAttentionBackwardParams& params,
       static_cast<size_t>(params.forward.nodes << groups.shift);
   if (is_double(params.forward.format))
     return SPARSE_AASIST_LAUNCH((graph_attention_rows_kernel<double>),
-                                attention_blocks(groups.count),
-                                kAttentionThreads, scores * sizeof(double),
-                                stream, params, plan, groups);
+                                blocks_for(groups.count), kAttentionThreads,
+                                scores * sizeof(double), stream, params, plan,
+                                groups);
   return SPARSE_AASIST_LAUNCH(
-      (graph_attention_rows_kernel<float>), attention_blocks(groups.count),
+      (graph_attention_rows_kernel<float>), blocks_for(groups.count),
       kAttentionThreads, scores * sizeof(float), stream, params, plan, groups);
 }
 
@@ -256,8 +256,8 @@ const char* launch_pairs(const GraphAttentionBackwardParams& params,
                         plan.output_tiles * plan.depth_tiles;
   return with_tile<kWideGradientRows>(params.forward, [&](auto tile) {
     return SPARSE_AASIST_LAUNCH((graph_attention_pairs_kernel<decltype(tile)>),
-                                attention_blocks(items), kAttentionThreads, 0,
-                                stream, params, plan);
+                                blocks_for(items), kAttentionThreads, 0, stream,
+                                params, plan);
   });
 }
 
@@ -270,8 +270,8 @@ const char* launch_sum(const GraphAttentionBackwardParams& params,
   const int64_t blocks = of_layers > of_values ? of_layers : of_values;
   return with_format(params.forward.format, [&](auto format) {
     return SPARSE_AASIST_LAUNCH((graph_attention_sum_kernel<decltype(format)>),
-                                attention_blocks(blocks), kSumThreads, 0,
-                                stream, params, plan);
+                                blocks_for(blocks), kSumThreads, 0, stream,
+                                params, plan);
   });
 }
 

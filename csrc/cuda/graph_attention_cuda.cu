@@ -40,9 +40,9 @@ const char* graph_attention_cuda(const GraphAttentionParams& params,
     const RowGroups groups = row_groups(params);
     const size_t bytes = static_cast<size_t>(params.nodes << groups.shift) *
                          sizeof(typename Tile::Real);
-    return SPARSE_AASIST_LAUNCH(
-        (graph_attention_kernel<Tile>), attention_blocks(groups.count),
-        kAttentionThreads, bytes, stream, params, groups);
+    return SPARSE_AASIST_LAUNCH((graph_attention_kernel<Tile>),
+                                blocks_for(groups.count), kAttentionThreads,
+                                bytes, stream, params, groups);
   });
 }
 

@@ -292,10 +292,6 @@ __device__ __forceinline__ void weighted_sums(const T* weights,
   }
 }
 
-inline unsigned attention_blocks(int64_t items) {
-  return static_cast<unsigned>(items < kMaxBlocks ? items : kMaxBlocks);
-}
-
 // Calls run(Tile{}) for the tile that suits the format and the outputs; a lane
 // has kWideRows pairs of the widest.
 template <int32_t kWideRows, class Run>

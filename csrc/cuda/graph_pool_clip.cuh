@@ -20,6 +20,12 @@ __device__ __forceinline__ double rounded(double score) {
   return Format::to_double(Format::from_double(score));
 }
 
+// Of shared memory for `count` values: an even number, because nvcc has them
+// read two at a time, the last one with what lies behind it.
+inline size_t paired_bytes(int32_t count) {
+  return (static_cast<size_t>(count) + 1) / 2 * 2 * sizeof(double);
+}
+
 // `all_scores` is for those of all nodes, in shared memory. The block has to
 // meet before it is used again.
 template <class Format>

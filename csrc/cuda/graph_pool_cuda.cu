@@ -90,16 +90,6 @@ __global__ void graph_pool_sum_kernel(GraphPoolBackwardParams params) {
   *to = Format::from_double(sum);
 }
 
-// Of shared memory for `count` values: an even number, because nvcc has them
-// read two at a time.
-size_t paired_bytes(int32_t count) {
-  return (static_cast<size_t>(count) + 1) / 2 * 2 * sizeof(double);
-}
-
-unsigned blocks_for(int64_t clips) {
-  return static_cast<unsigned>(clips < kMaxBlocks ? clips : kMaxBlocks);
-}
-
 }  // namespace
 
 const char* graph_pool_cuda(const GraphPoolParams& params, void* stream) {

@@ -6,7 +6,7 @@
 #include "graph_pool_clip.cuh"
 #include "graph_stack.h"
 #include "projection.cuh"
-#include "selu.h"
+#include "selu.cuh"
 
 namespace sparse_aasist {
 namespace {
@@ -20,12 +20,6 @@ __device__ __forceinline__ float value_at(const void* array, int64_t i) {
 // As torch.maximum: NaN if one is.
 __device__ __forceinline__ float higher_or_nan(float a, float b) {
   return a > b || a != a ? a : b;
-}
-
-__device__ __forceinline__ float selu(float x) {
-  constexpr float kScale = static_cast<float>(kSeluScale);
-  constexpr float kSlope = static_cast<float>(kSeluScale * kSeluAlpha);
-  return x > 0 ? kScale * x : kSlope * std::expm1(x);
 }
 
 // A warp per channel of a clip. As integers, magnitudes are in the order of
@@ -267,8 +261,7 @@ const char* run_layers(const StackLayer& first,
                            << pair.groups[half].shift;
     most = scores > most ? scores : most;
   }
-  const unsigned grid =
-      attention_blocks(pair.groups[0].count + pair.groups[1].count);
+  const unsigned grid = blocks_for(pair.groups[0].count + pair.groups[1].count);
   if (tile_outputs(first.attention) == 32)
     return SPARSE_AASIST_LAUNCH((graph_stack_layers_kernel<Tile<float, 32, 4>>),
                                 grid, kAttentionThreads, most * sizeof(float),
@@ -309,8 +302,8 @@ void add_pool(const StackPool& pool,
 
 const char* run_pools(const PoolTasks& tasks, int32_t nodes, void* stream) {
   return SPARSE_AASIST_LAUNCH(
-      graph_stack_pools_kernel, attention_blocks(tasks.batch * tasks.count),
-      kPoolThreads, static_cast<size_t>(nodes) * sizeof(double), stream, tasks);
+      graph_stack_pools_kernel, blocks_for(tasks.batch * tasks.count),
+      kPoolThreads, paired_bytes(nodes), stream, tasks);
 }
 
 const char* run_first_pools(const GraphStackParams& params, void* stream) {
@@ -352,10 +345,9 @@ const char* run_branch_pools(const GraphStackParams& params, void* stream) {
 
 const char* graph_stack_cuda(const GraphStackParams& params, void* stream) {
   const int64_t channels = params.batch * params.channels;
-  const char* error =
-      SPARSE_AASIST_LAUNCH(graph_stack_nodes_kernel,
-                           attention_blocks((channels - 1) / kPoolWarps + 1),
-                           kPoolThreads, 0, stream, params);
+  const char* error = SPARSE_AASIST_LAUNCH(
+      graph_stack_nodes_kernel, blocks_for((channels - 1) / kPoolWarps + 1),
+      kPoolThreads, 0, stream, params);
   if (error == nullptr)
     error = run_layers(params.first[0], params.first[1], stream);
   if (error == nullptr)
@@ -369,8 +361,8 @@ const char* graph_stack_cuda(const GraphStackParams& params, void* stream) {
   if (error != nullptr)
     return error;
   return SPARSE_AASIST_LAUNCH(graph_stack_readout_kernel,
-                              attention_blocks(params.batch), kMaxWidth, 0,
-                              stream, params);
+                              blocks_for(params.batch), kMaxWidth, 0, stream,
+                              params);
 }
 
 }  // namespace sparse_aasist

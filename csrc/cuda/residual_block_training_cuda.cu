@@ -1,6 +1,7 @@
 // residual_block_training on a GPU, forward.
 #include "residual_block_cuda.h"
 #include "residual_forward.cuh"
+#include "residual_norm.cuh"
 #include "residual_sums.cuh"
 
 namespace sparse_aasist {
@@ -11,9 +12,8 @@ struct StatisticsPlan {
   PartialSums middle;  // less the bias
   PartialSums input;
   const float* conv1_bias;
-  float* norm;
-  double middle_count;
-  double input_count;
+  double of_middle;  // the share of one position in its mean
+  double of_input;
 };
 
 // A block for each channel of the middle, then of the input.
@@ -25,9 +25,9 @@ __global__ void __launch_bounds__(kTotalThreads)
     const bool of_middle = i < outputs;
     const PartialSums& sums = of_middle ? plan.middle : plan.input;
     const int32_t channel = of_middle ? i : i - outputs;
-    const double count = of_middle ? plan.middle_count : plan.input_count;
-    double mean = total(sums, 0, channel) / count;
-    double variance = total(sums, 1, channel) / count - mean * mean;
+    const double share = of_middle ? plan.of_middle : plan.of_input;
+    double mean = total(sums, 0, channel) * share;
+    double variance = total(sums, 1, channel) * share - mean * mean;
     if (variance < 0.0)  // by rounding; NaN stays
       variance = 0.0;
     if (threadIdx.x != 0)
@@ -40,33 +40,28 @@ __global__ void __launch_bounds__(kTotalThreads)
     mean += static_cast<double>(plan.conv1_bias[channel]);
     plan.to.mean[channel] = static_cast<float>(mean);
     plan.to.variance[channel] = static_cast<float>(variance);
-    const double scale = static_cast<double>(plan.to.weight[channel]) /
-                         sqrt(variance + plan.to.eps);
-    plan.norm[channel] = static_cast<float>(scale);
-    plan.norm[outputs + channel] = static_cast<float>(
-        static_cast<double>(plan.to.bias[channel]) - mean * scale);
   }
 }
 
 // Rows of partial sums of the middle.
-template <class Block>
+template <class Kind>
 int32_t middle_rows(const ResidualCudaParams& params) {
-  if constexpr (Block::kFirst) {
+  if constexpr (Kind::kFirst) {
     return static_cast<int32_t>(sum_blocks(params.batch * (params.height + 1)));
   } else {
-    using Shape = ConvolutionShape<Block::kInputs, 0, Block::kOutputs>;
+    using Shape = ConvolutionShape<Kind::kInputs, 0, Kind::kOutputs>;
     return static_cast<int32_t>(
-        convolution_blocks(convolution_plan<Shape>(params, true)) *
+        convolution_blocks(walk_over(params, Height::kGrows, Shape::kSteps)) *
         Shape::kWarpTimes);
   }
 }
 
 }  // namespace
 
-int64_t residual_partials_cuda(const ResidualCudaParams& params) {
+int64_t residual_training_partials_cuda(const ResidualCudaParams& params) {
   int64_t size = 0;
-  with_block(params, [&](auto block) -> const char* {
-    size = 2 * static_cast<int64_t>(middle_rows<decltype(block)>(params)) *
+  with_block(params, [&](auto kind) -> const char* {
+    size = 2 * static_cast<int64_t>(middle_rows<decltype(kind)>(params)) *
            params.outputs;
     return nullptr;
   });
@@ -81,23 +76,23 @@ const char* residual_block_training_cuda(
     void* stream) {
   if (params.batch == 0)
     return nullptr;
-  if (const char* error = pack_forward(params, stream))
+  if (const char* error = pack_weights(params, false, stream))
     return error;
-  return with_block(params, [&](auto block) -> const char* {
-    using Block = decltype(block);
-    const int32_t rows = middle_rows<Block>(params);
+  return with_block(params, [&](auto kind) -> const char* {
+    using Kind = decltype(kind);
+    const int32_t rows = middle_rows<Kind>(params);
     float* const of_middle = statistics.partials;
     float* const of_input =
         of_middle + 2 * static_cast<int64_t>(rows) * params.outputs;
-    if constexpr (Block::kFirst) {
+    if constexpr (Kind::kFirst) {
       if (const char* error = launch_sums(
-              FirstMiddleValues{middle_of<Block>(params)}, params.batch,
+              FirstMiddleValues{middle_of<Kind>(params)}, params.batch,
               params.height + 1, params.steps, of_middle, stream))
         return error;
     }
-    if (const char* error = launch_middle<Block>(params, of_middle, stream))
+    if (const char* error = launch_middle<Kind>(params, of_middle, stream))
       return error;
-    using Input = TensorValues<Block::kFirst ? 1 : Block::kInputs>;
+    using Input = TensorValues<Kind::kFirst ? 1 : Kind::kInputs>;
     if (const char* error =
             launch_sums(Input{params.x, input_image(params)}, params.batch,
                         params.height, params.steps, of_input, stream))
@@ -111,15 +106,19 @@ const char* residual_block_training_cuda(
          static_cast<int32_t>(sum_blocks(params.batch * params.height)),
          params.inputs},
         params.conv1.bias,
-        params.norm,
-        positions * (params.height + 1),
-        positions * params.height};
-    if (const char* error = SPARSE_AASIST_LAUNCH(
-            residual_statistics_kernel,
-            bounded_blocks(params.outputs + params.inputs, kMaxBlocks),
-            kTotalThreads, 0, stream, plan))
+        1 / (positions * (params.height + 1)),
+        1 / (positions * params.height)};
+    if (const char* error =
+            SPARSE_AASIST_LAUNCH(residual_statistics_kernel,
+                                 blocks_for(params.outputs + params.inputs),
+                                 kTotalThreads, 0, stream, plan))
       return error;
-    return launch_out<Block>(params, stream);
+    const Normalisation norm = {statistics.weight, statistics.bias,
+                                statistics.mean, statistics.variance,
+                                statistics.eps};
+    if (const char* error = launch_norm(params, norm, stream))
+      return error;
+    return launch_out<Kind>(params, stream);
   });
 }
 

@@ -23,54 +23,20 @@ struct GradientShape {
   static constexpr int kWarpBlocks = kOutputs / 32 * (kInputs / 16);
   static constexpr int kShares = 8 / kWarpBlocks;  // of the steps
   static constexpr int kEntries = kHigh * 3 * kOutputs * kInputs;
-  using GradientFill = RowFill<GradientRows, kRoom, kConvolutionThreads>;
-  using SourceFill = RowFill<SourceRows, kRoom, kConvolutionThreads>;
+  using GradientFill = RowFill<GradientRows, kRoom, kWalkThreads>;
+  using SourceFill = RowFill<SourceRows, kRoom, kWalkThreads>;
 };
 
-// Row r of the gradient meets rows r + shift + (0 .. kHigh - 1) of the source.
-struct GradientPlan {
-  int64_t batch;
-  int32_t steps;
-  int32_t source_rows;
-  int32_t rows;
-  int32_t shift;
-  int32_t stretches;
-  int32_t parts;
-  float* partials;  // (gradient_rows(), kEntries)
-
-  SPARSE_AASIST_INLINE int64_t items() const {
-    return batch * stretches * parts;
-  }
-};
-
-template <class Shape>
-GradientPlan gradient_plan(const ResidualCudaParams& params,
-                           bool grows,
-                           float* partials) {
-  constexpr int64_t kWantedItems = 264, kLeastRows = 4;
-  GradientPlan plan{};
-  plan.batch = params.batch;
-  plan.steps = static_cast<int32_t>(params.steps);
-  plan.source_rows = params.height + (grows || Shape::kHigh == 1 ? 0 : 1);
-  plan.rows = params.height + (grows ? 1 : 0);
-  plan.shift = grows ? -1 : 0;
-  plan.stretches = (plan.steps + Shape::kSteps - 1) / Shape::kSteps;
-  plan.parts = row_parts(plan.batch * plan.stretches, plan.rows, kWantedItems,
-                         kLeastRows);
-  plan.partials = partials;
-  return plan;
-}
-
-inline unsigned gradient_blocks(const GradientPlan& plan) {
-  return bounded_blocks(plan.items(), kMostGradientBlocks);
+inline unsigned gradient_blocks(const Walk& walk) {
+  return blocks_for(walk.items(), kMostGradientBlocks);
 }
 
 template <class Shape>
 using GradientSums = float[Shape::kHigh][3][2][2][4];
 
-// sums += gradient^T source for 16 steps; `source` is the row of the first of
-// them but one, `gradient` that of the first.
-template <int kHigh, class Sums>
+// sums += gradient^T b for 16 steps of one tap in height, the three taps in
+// time of which are in b; `gradient` is the row of the first step.
+template <class Sums>
 __device__ __forceinline__ void multiply_steps(Sums& sums,
                                                int high,
                                                const char* gradient,
@@ -93,11 +59,47 @@ __device__ __forceinline__ void multiply_steps(Sums& sums,
   }
 }
 
+// What lies behind a source row meets zeros, and must not be infinite.
+template <class Shape>
+__device__ __forceinline__ void clear_behind_rows(char* source_rooms) {
+  using Fill = typename Shape::SourceFill;
+  for (int32_t slot = 0; slot < 2; ++slot) {
+    char* const behind =
+        source_rooms + slot * Fill::kBytes + Shape::kRoom * Fill::kStride;
+    for (int32_t i = threadIdx.x; i < Fill::kStride; i += kWalkThreads)
+      reinterpret_cast<uint16_t*>(behind)[i] = 0;
+  }
+}
+
+template <class Shape>
+__device__ __forceinline__ void write_sums(const GradientSums<Shape>& sums,
+                                           int32_t output,
+                                           int32_t input,
+                                           float* to) {
+  const int32_t lane = threadIdx.x % 32;
+#pragma unroll
+  for (int high = 0; high < Shape::kHigh; ++high)
+#pragma unroll
+    for (int tap = 0; tap < 3; ++tap)
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int32_t o = output + m * 16 + lane / 4 + i / 2 * 8;
+            const int32_t c = input + n * 8 + lane % 4 * 2 + i % 2;
+            to[((high * 3 + tap) * Shape::kOutputs + o) * Shape::kInputs + c] =
+                sums[high][tap][m][n][i];
+          }
+}
+
 template <class Shape, class GradientRows, class SourceRows>
-__global__ void __launch_bounds__(kConvolutionThreads, 1)
+__global__ void __launch_bounds__(kWalkThreads, 1)
     residual_gradient_kernel(const __grid_constant__ GradientRows gradients,
                              const __grid_constant__ SourceRows source,
-                             const __grid_constant__ GradientPlan plan) {
+                             const __grid_constant__ Walk walk,
+                             float* partials) {
   using GradientFill = typename Shape::GradientFill;
   using SourceFill = typename Shape::SourceFill;
   SPARSE_AASIST_DYNAMIC_SHARED(char, rooms);  // 3 of gradients, 2 of the source
@@ -107,41 +109,32 @@ __global__ void __launch_bounds__(kConvolutionThreads, 1)
   const int32_t share = warp / Shape::kWarpBlocks;
   const int32_t output = own % (Shape::kOutputs / 32) * 32;
   const int32_t input = own / (Shape::kOutputs / 32) * 16;
-  GradientFill gradient_fill(gradients, plan.rows);
-  SourceFill source_fill(source, plan.source_rows);
+  GradientFill gradient_fill(gradients, walk.rows);
+  SourceFill source_fill(source, walk.source_rows);
   GradientSums<Shape> sums = {};
-  // What lies behind a row meets zeros, and must not be infinite.
-  for (int32_t i = threadIdx.x; i < SourceFill::kStride; i += blockDim.x)
-    for (int32_t slot = 0; slot < 2; ++slot)
-      reinterpret_cast<uint16_t*>(source_rooms + slot * SourceFill::kBytes +
-                                  Shape::kRoom * SourceFill::kStride)[i] = 0;
+  clear_behind_rows<Shape>(source_rooms);
 
-  for (int64_t item = blockIdx.x; item < plan.items(); item += gridDim.x) {
-    const int32_t part = static_cast<int32_t>(item % plan.parts);
-    const int64_t whole = item / plan.parts;
-    const int32_t clip = static_cast<int32_t>(whole / plan.stretches);
-    const int32_t first =
-        static_cast<int32_t>(whole % plan.stretches) * Shape::kSteps;
-    const int32_t past = least(first + Shape::kSteps, plan.steps);
-    const int32_t begin = plan.rows * part / plan.parts;
-    const int32_t end = plan.rows * (part + 1) / plan.parts;
-    const int32_t last = end + Shape::kHigh - 2;
+  for (int32_t index = blockIdx.x; index < walk.items(); index += gridDim.x) {
+    const Walk::Item item = walk.item(index, Shape::kSteps);
+    const int32_t last = item.end + Shape::kHigh - 2;
     __syncthreads();  // the item before has read its last row
     const auto fetch = [&](int32_t row) {
-      if (row < end)
-        gradient_fill.fetch(clip, row, first, past);
+      if (row < item.end)
+        gradient_fill.fetch({item.clip, row, item.first}, item.past);
       if (row <= last)
-        source_fill.fetch(clip, row + plan.shift, first - 1, plan.steps);
+        source_fill.fetch({item.clip, row + walk.shift, item.first - 1},
+                          walk.steps);
     };
     const auto store = [&](int32_t row) {
-      if (row < end)
-        gradient_fill.store(rooms + row % 3 * GradientFill::kBytes);
+      if (row < item.end)
+        gradient_fill.store(item.past, rooms + row % 3 * GradientFill::kBytes);
       if (row <= last)
-        source_fill.store(source_rooms + row % 2 * SourceFill::kBytes);
+        source_fill.store(walk.steps,
+                          source_rooms + row % 2 * SourceFill::kBytes);
     };
-    fetch(begin);
-    store(begin);
-    for (int32_t row = begin; row <= last; ++row) {
+    fetch(item.begin);
+    store(item.begin);
+    for (int32_t row = item.begin; row <= last; ++row) {
       __syncthreads();
       fetch(row + 1);
       const char* const source_room =
@@ -159,36 +152,20 @@ __global__ void __launch_bounds__(kConvolutionThreads, 1)
                           (k16 * 16 + tap + lane % 16) * SourceFill::kStride +
                           input * 2 + lane / 16 * 16);
         const int32_t at = k16 * 16 * GradientFill::kStride + output * 2;
-        if (row < end)
-          multiply_steps<Shape::kHigh>(sums, 0, newer + at,
-                                       GradientFill::kStride, b);
-        if (Shape::kHigh == 2 && row > begin)
-          multiply_steps<Shape::kHigh>(sums, Shape::kHigh - 1, older + at,
-                                       GradientFill::kStride, b);
+        if (row < item.end)
+          multiply_steps(sums, 0, newer + at, GradientFill::kStride, b);
+        if (Shape::kHigh == 2 && row > item.begin)
+          multiply_steps(sums, Shape::kHigh - 1, older + at,
+                         GradientFill::kStride, b);
       }
       store(row + 1);
     }
   }
 
-  float* const to =
-      plan.partials +
-      (static_cast<int64_t>(blockIdx.x) * Shape::kShares + share) *
-          Shape::kEntries;
-#pragma unroll
-  for (int high = 0; high < Shape::kHigh; ++high)
-#pragma unroll
-    for (int tap = 0; tap < 3; ++tap)
-#pragma unroll
-      for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int32_t o = output + m * 16 + lane / 4 + i / 2 * 8;
-            const int32_t c = input + n * 8 + lane % 4 * 2 + i % 2;
-            to[((high * 3 + tap) * Shape::kOutputs + o) * Shape::kInputs + c] =
-                sums[high][tap][m][n][i];
-          }
+  write_sums<Shape>(
+      sums, output, input,
+      partials + (static_cast<int64_t>(blockIdx.x) * Shape::kShares + share) *
+                     Shape::kEntries);
 }
 
 // to (outputs, inputs, high, 3) = the sum of rows of partials
@@ -224,39 +201,47 @@ static __global__ void residual_gradient_sum_kernel(const float* partials,
   }
 }
 
-template <class GradientRows, class SourceRows, int kHigh>
-int64_t gradient_partials(const ResidualCudaParams& params, bool grows) {
-  using Shape = GradientShape<GradientRows, SourceRows, kHigh>;
-  const GradientPlan plan = gradient_plan<Shape>(params, grows, nullptr);
-  return static_cast<int64_t>(gradient_blocks(plan)) * Shape::kShares *
-         Shape::kEntries;
+// The shortcut's rows are those of the result.
+template <class Shape>
+Walk gradient_walk(const ResidualCudaParams& params, Height height) {
+  Walk walk = walk_over(params, height, Shape::kSteps);
+  if (Shape::kHigh == 1)
+    walk.source_rows = walk.rows;
+  return walk;
 }
 
+template <int kHigh, class GradientRows, class SourceRows>
+int64_t gradient_partials(const ResidualCudaParams& params, Height height) {
+  using Shape = GradientShape<GradientRows, SourceRows, kHigh>;
+  return int64_t{gradient_blocks(gradient_walk<Shape>(params, height))} *
+         Shape::kShares * Shape::kEntries;
+}
+
+// `inputs` are those that are not padding.
 template <int kHigh, class GradientRows, class SourceRows>
 const char* launch_gradient(const GradientRows& gradients,
                             const SourceRows& source,
                             const ResidualCudaParams& params,
-                            bool grows,
+                            Height height,
                             int32_t inputs,
                             float* partials,
                             float* to,
                             void* stream) {
   using Shape = GradientShape<GradientRows, SourceRows, kHigh>;
-  const GradientPlan plan = gradient_plan<Shape>(params, grows, partials);
+  const Walk walk = gradient_walk<Shape>(params, height);
   constexpr size_t kBytes =
       3 * Shape::GradientFill::kBytes + 2 * Shape::SourceFill::kBytes;
   const auto kernel =
       &residual_gradient_kernel<Shape, GradientRows, SourceRows>;
   if (const char* error = allow_dynamic_shared(kernel, kBytes))
     return error;
-  if (const char* error = SPARSE_AASIST_LAUNCH(kernel, gradient_blocks(plan),
-                                               kConvolutionThreads, kBytes,
-                                               stream, gradients, source, plan))
+  if (const char* error = SPARSE_AASIST_LAUNCH(
+          kernel, gradient_blocks(walk), kWalkThreads, kBytes, stream,
+          gradients, source, walk, partials))
     return error;
   return SPARSE_AASIST_LAUNCH(
-      residual_gradient_sum_kernel,
-      bounded_blocks((Shape::kEntries + 31) / 32, kMaxBlocks), 256, 0, stream,
-      partials, static_cast<int64_t>(gradient_blocks(plan)) * Shape::kShares,
+      residual_gradient_sum_kernel, blocks_for((Shape::kEntries + 31) / 32),
+      256, 0, stream, partials, int64_t{gradient_blocks(walk)} * Shape::kShares,
       kHigh, Shape::kOutputs, inputs, Shape::kInputs, to);
 }
 

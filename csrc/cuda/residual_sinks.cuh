@@ -1,11 +1,13 @@
 // What becomes of a complete row of a convolution (residual_convolution.cuh).
 //
+//   lane(channel)                   what a thread keeps, for four channels
 //   fetch(lane, at, to)             starts the loads
-//   take(lane, at, fetched, sums)   writes the row; `lane` is a thread's own
+//   take(lane, at, fetched, sums)   writes the row
 //   finish(lane, index)             at the end, once
 #pragma once
 
 #include "residual_convolution.cuh"
+#include "row_access.cuh"
 
 namespace sparse_aasist {
 
@@ -17,6 +19,33 @@ __device__ __forceinline__ void for_own_steps(const Run& run) {
     for (int j = 0; j < kPoolSteps; ++j)
       run(h, j);
 }
+
+// Sums over a lane's results, of four channels: two kinds. A warp adds those of
+// its lanes and writes row `index` of partials (rows, 2, channels).
+struct ChannelSums {
+  float sums[2][4] = {};
+
+  __device__ void add(int channel, float a, float b) {
+    sums[0][channel] += a;
+    sums[1][channel] += b;
+  }
+
+  __device__ void finish(float* partials,
+                         int64_t index,
+                         int32_t channel,
+                         int32_t channels) {
+#pragma unroll
+    for (int kind = 0; kind < 2; ++kind)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float sum = sums[kind][i];
+        for (int lanes = 4; lanes < 32; lanes *= 2)
+          sum += __shfl_xor_sync(kAllLanes, sum, lanes);
+        if (threadIdx.x % 32 < 4)
+          partials[(2 * index + kind) * channels + channel + i] = sum;
+      }
+  }
+};
 
 // Rows of the middle; sums of what is written, less the bias, and of its
 // squares, where the statistics are wanted.
@@ -55,7 +84,7 @@ struct MiddleSink {
         if (step >= at.past)
           continue;
         float values[4];
-        sparse_aasist::take<2>(sums, h, j, values);
+        results_at<2>(sums, h, j, values);
         for (int i = 0; i < 4; ++i)
           values[i] += lane.bias[i];
         const Channels<4> rounded = pack(values);
@@ -132,7 +161,7 @@ struct PoolSink {
 #pragma unroll
       for (int j = 0; j < kPoolSteps; ++j) {
         float values[4];
-        sparse_aasist::take<2>(sums, h, j, values);
+        results_at<2>(sums, h, j, values);
         if constexpr (kIdentity) {
           float added[4];
           unpack(fetched.x[h][j], added);
@@ -169,7 +198,7 @@ struct NormalGradientSink {
   uint16_t* to;
   Image image;
   Middle middle;
-  const float* norm;  // (2, channels)
+  const float* affine;  // (2, channels)
   const float* mean;
   float* partials;
 
@@ -185,8 +214,8 @@ struct NormalGradientSink {
     lane.channel = channel;
     lane.middle = middle.template lane<4>(channel);
     for (int i = 0; i < 4; ++i) {
-      lane.scale[i] = norm[channel + i];
-      lane.shift[i] = norm[image.channels + channel + i];
+      lane.scale[i] = affine[channel + i];
+      lane.shift[i] = affine[image.channels + channel + i];
       lane.mean[i] = mean[channel + i];
     }
     return lane;
@@ -215,10 +244,11 @@ struct NormalGradientSink {
         if (position.step >= at.past)
           continue;
         float values[4], gradients[4];
-        middle.make(lane.middle, fetched.middle[h][j], position, values);
-        sparse_aasist::take<2>(sums, h, j, gradients);
+        middle.make(lane.middle, fetched.middle[h][j], values);
+        results_at<2>(sums, h, j, gradients);
         for (int i = 0; i < 4; ++i)
-          gradients[i] *= selu_slope(values[i] * lane.scale[i] + lane.shift[i]);
+          gradients[i] *=
+              fast_selu_slope(values[i] * lane.scale[i] + lane.shift[i]);
         const Channels<4> rounded = pack(gradients);
         store_channels(to + image.offset(position, lane.channel), rounded);
         unpack(rounded, gradients);
@@ -269,7 +299,7 @@ struct InputGradientSink {
         if (position.step >= at.past)
           continue;
         float values[kCount];
-        sparse_aasist::take<kTiles>(sums, h, j, values);
+        results_at<kTiles>(sums, h, j, values);
         if constexpr (kIdentity) {
           float grads[kCount];
           unpack(Unpooled::make(fetched.pooled[h], j), grads);

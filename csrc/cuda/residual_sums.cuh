@@ -3,7 +3,7 @@
 // order, in float64.
 #pragma once
 
-#include "residual_convolution.cuh"
+#include "residual_middle.cuh"
 
 namespace sparse_aasist {
 
@@ -48,7 +48,7 @@ struct FirstMiddleValues {
                        const Position& at,
                        int32_t,
                        float (&to)[kOctet]) const {
-    middle.make(lane, middle.fetch<kOctet>(at, 0), at, to);
+    middle.make(lane, middle.fetch<kOctet>(at, 0), to);
   }
 };
 
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kSumThreads)
 }
 
 inline unsigned sum_blocks(int64_t rows) {
-  return bounded_blocks(rows, kMostSumBlocks);
+  return blocks_for(rows, kMostSumBlocks);
 }
 
 template <class Values>

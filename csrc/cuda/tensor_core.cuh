@@ -75,15 +75,3 @@ __device__ __forceinline__ float fast_exp2(float x) {
 #include "simt_tensor_core.h"
 
 #endif
-
-namespace sparse_aasist {
-
-__device__ __forceinline__ float low_bfloat16(uint32_t pair) {
-  return bit_cast<float>(pair << 16);
-}
-
-__device__ __forceinline__ float high_bfloat16(uint32_t pair) {
-  return bit_cast<float>(pair & 0xffff0000u);
-}
-
-}  // namespace sparse_aasist

@@ -8,10 +8,6 @@
 namespace sparse_aasist {
 
 // For kernels whose blocks walk on over the rows that are left.
-inline unsigned blocks_for(int64_t count) {
-  return static_cast<unsigned>(count < kMaxBlocks ? count : kMaxBlocks);
-}
-
 template <class Format, int kGroups, class Finish>
 const char* launch_warps(const TopkActivationParams& params,
                          const Finish& finish,

@@ -6,15 +6,16 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparse_aasist.cli.arguments import integer_from
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from sparse_aasist.data.protocol import Trial
-    from sparse_aasist.scoring import Scores
 
 HELP = "score a split with a checkpoint and report the official metrics"
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sparse_aasist.cli.data import corpus_or
     from sparse_aasist.data.protocol import open_split
     from sparse_aasist.embeddings import embeddings_path
-    from sparse_aasist.engine import lay_out, make_fabric
+    from sparse_aasist.engine import lay_out, make_fabric, precision_of
     from sparse_aasist.evaluation.scores import write_scores
     from sparse_aasist.files import check_writable
     from sparse_aasist.models import AASIST
@@ -85,14 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
     if any(trial.label is None for trial in split.trials):
         console.print("the protocol withholds labels, so there are no metrics to report")
         return 0
-    _report(arguments.split, split.trials, result, data, folder, console)
+    about = {
+        "split": arguments.split,
+        "precision": precision_of(fabric),
+        "zero_fraction": result.zero_fraction,
+    }
+    _report(about, split.trials, result.scores, data, folder, console)
     return 0
 
 
 def _report(
-    name: str,
+    about: dict[str, Any],
     trials: Sequence[Trial],
-    result: Scores,
+    scores: NDArray[np.float64],
     data: Path,
     folder: Path,
     console: Console,
@@ -103,15 +109,16 @@ def _report(
     from sparse_aasist.evaluation.report import evaluate_trials, print_table
     from sparse_aasist.files import write_text
 
-    evaluation = evaluate_trials(trials, result.scores, seen_attacks(data))
+    evaluation = evaluate_trials(trials, scores, seen_attacks(data))
     print_table(evaluation, console)
-    console.print(f"exact zeros in the embedding: {100 * result.zero_fraction:.2f} % (measured)")
-    record = {"split": name, "zero_fraction": result.zero_fraction, **evaluation.to_dict()}
+    name, zeros = about["split"], about["zero_fraction"]
+    console.print(f"exact zeros in the embedding: {100 * zeros:.2f} % (measured)")
+    record = about | evaluation.to_dict()
     write_text(folder / f"{name}_metrics.json", json.dumps(record, indent=2) + "\n")
     plot(evaluation, folder / f"{name}.png")
     written = [("metrics", f"{name}_metrics.json"), ("figure", f"{name}.png")]
     if len({trial.codec for trial in trials}) > 1:
-        table = condition_table(trials, result.scores)
+        table = condition_table(trials, scores)
         for kind, text in (("csv", table.to_csv()), ("tex", table.to_latex())):
             written.append(("EER by attack and codec", f"{name}_eer_by_codec.{kind}"))
             write_text(folder / written[-1][1], text)

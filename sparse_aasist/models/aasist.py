@@ -147,7 +147,8 @@ class AASIST(nn.Module):
         if type(self.conv_time) is SincFrontEnd and is_ordinary(bn, dtype):
             if only_computes(self.conv_time, dtype) and only_computes(bn, dtype):
                 return front_end(waveform, self.conv_time.filters, normalisation(bn))
-            if waveform.is_cuda and only_computes(bn, dtype, training=True):
+            is_float = waveform.is_cuda and dtype is torch.float32
+            if is_float and only_computes(bn, dtype, training=True):
                 return F.selu(normalise_one_channel(bn, self.conv_time(waveform)))
         return F.selu(self.first_bn(self.conv_time(waveform)))
 

@@ -99,9 +99,11 @@ def move_statistics(bn: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: i
         count: values per channel, two or more.
     """
     unbiased = variance * (count / (count - 1))
-    bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
-    bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), bn.momentum)
     bn.num_batches_tracked += 1
+    # Without a momentum BatchNorm keeps the mean of all batches.
+    share = 1 / int(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+    bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), share)
+    bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), share)
 
 
 def normalise_one_channel(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:

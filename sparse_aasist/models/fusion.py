@@ -53,8 +53,9 @@ def is_ordinary(module: nn.Module, dtype: torch.dtype) -> bool:
         ordinary = (module.stride, module.dilation, module.groups, module.padding_mode)
         return ordinary == ((1, 1), (1, 1), 1, "zeros")
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
-        mean = module._buffers.get("running_mean")
-        return mean is not None and mean.dtype is dtype and module.momentum is not None
+        statistics = (module._buffers.get(name) for name in ("running_mean", "running_var"))
+        fixed = all(tensor is not None and tensor.dtype is dtype for tensor in statistics)
+        return fixed and module.momentum is not None
     return True
 
 

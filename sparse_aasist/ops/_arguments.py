@@ -10,14 +10,11 @@ from sparse_aasist.ops._backend import autocast_is_on
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def matched(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Check that tensors have the dtype and device of the first.
+def check_alike(tensors: dict[str, Tensor]) -> None:
+    """Check that tensors have the device of the first and, but under autocast, its dtype.
 
     Args:
         tensors: by the names that errors use.
-
-    Returns:
-        The tensors, under autocast all in the dtype of the first, which it does not change.
 
     Raises:
         TypeError: one is not a tensor, or a dtype is none of DTYPES or another one.
@@ -35,11 +32,21 @@ def matched(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if not (tensor.is_cpu and first.is_cpu) and tensor.device != first.device:
             raise ValueError(f"{name} is on {tensor.device} but {first_name} is on {first.device}")
-    if autocast_is_on(first):
-        tensors = {name: tensor.to(first.dtype) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
-        if tensor.dtype != first.dtype:
+        if tensor.dtype != first.dtype and not autocast_is_on(first):
             raise TypeError(
                 f"{name} must have the dtype of {first_name}, {first.dtype}, got {tensor.dtype}"
             )
-    return tensors
+
+
+def matched(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Check tensors and return them in the dtype of the first, which autocast does not change.
+
+    Args, Raises: as `check_alike`.
+    """
+    check_alike(tensors)
+    dtype = next(iter(tensors.values())).dtype
+    return {
+        name: tensor if tensor.dtype == dtype else tensor.to(dtype)
+        for name, tensor in tensors.items()
+    }

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparse_aasist.ops._arguments import matched
+from sparse_aasist.ops._arguments import check_alike
 from sparse_aasist.ops._backend import (
     device_type,
     needs_reference,
@@ -80,7 +80,7 @@ def _check(waveform: Tensor, filters: Tensor, norm: Normalisation | None) -> lis
     named = {"waveform": waveform, "filters": filters}
     of_norm = {} if norm is None else {f"norm.{n}": getattr(norm, n) for n in norm._fields[:4]}
     named |= of_norm
-    matched(named)
+    check_alike(named)
     is_bank = filters.dim() == 3 and filters.shape[0] >= POOL and filters.shape[1] == 1
     if not is_bank or filters.shape[2] % 2 == 0:
         raise ValueError(

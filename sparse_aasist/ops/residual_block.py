@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparse_aasist.ops._arguments import matched
+from sparse_aasist.ops._arguments import check_alike
 from sparse_aasist.ops._backend import (
     autocast_dtype,
     device_type,
@@ -86,7 +86,8 @@ def residual_block(
     """
     tensors = _check(x, conv1, norm, conv2, shortcut)
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if wants_gradient or not can_use_kernel(x, conv1.weight, shortcut is not None):
+    is_mixed = has_other_weights(tensors)
+    if wants_gradient or is_mixed or not can_use_kernel(x, conv1.weight, shortcut is not None):
         return residual_block_reference(x, conv1, norm, conv2, shortcut)
     return torch.ops.sparse_aasist.residual_block.default(
         kernel_input(x), *conv1, *norm, *conv2, *(shortcut or (None, None))
@@ -119,16 +120,32 @@ def can_use_kernel(
     """Tell whether there is a kernel for a block of x and a weight (O, C, 2, 3): see its limits."""
     if conv1_weight.dtype is not torch.float32 or x.shape[0] == 0 or needs_reference():
         return False
-    kind, autocast = device_type(x), autocast_dtype(x)
+    kind = device_type(x)
     outputs, inputs = conv1_weight.shape[:2]
     if kind == "cpu":
-        fits = x.dtype is torch.float32 and autocast is None
-        fits = fits and max(inputs, outputs) <= MAX_CHANNELS
+        fits = _fits_cpu(x, inputs, outputs)
     else:
-        fits = kind == "cuda" and autocast is torch.bfloat16
-        fits = fits and x.dtype in (torch.float32, torch.bfloat16)
-        fits = fits and (inputs, outputs) in CUDA_WIDTHS and has_shortcut == (inputs != outputs)
+        fits = kind == "cuda" and _fits_cuda(x, inputs, outputs, has_shortcut)
     return fits and use_kernel(f"{_NAME}_training" if training else _NAME, kind)
+
+
+def _fits_cpu(x: Tensor, inputs: int, outputs: int) -> bool:
+    widest = max(inputs, outputs)
+    return x.dtype is torch.float32 and autocast_dtype(x) is None and widest <= MAX_CHANNELS
+
+
+def _fits_cuda(x: Tensor, inputs: int, outputs: int, has_shortcut: bool) -> bool:
+    return (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and autocast_dtype(x) is torch.bfloat16
+        and (inputs, outputs) in CUDA_WIDTHS
+        and has_shortcut == (inputs != outputs)
+    )
+
+
+def has_other_weights(tensors: list[Tensor]) -> bool:
+    """Tell whether not all that `check_block` returned, but for x, is float32: autocast lets it."""
+    return any(tensor.dtype is not torch.float32 for tensor in tensors[1:])
 
 
 def kernel_input(x: Tensor) -> Tensor:
@@ -159,7 +176,7 @@ def check_block(
     named |= {"conv2.weight": conv2.weight, "conv2.bias": conv2.bias}
     if shortcut is not None:
         named |= {"shortcut.weight": shortcut.weight, "shortcut.bias": shortcut.bias}
-    matched(named | {"x": _like_weights(x)})
+    check_alike(named)
     if x.dim() != 4 or 0 in x.shape[1:3] or x.shape[3] < POOL_STEP:
         raise ValueError(
             f"x must be (batch, channels, height, steps) with {POOL_STEP} steps or more, "
@@ -178,13 +195,3 @@ def check_block(
         if name != "x" and tensor.shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
     return list(named.values())
-
-
-def _like_weights(x: Tensor) -> Tensor:
-    """Return x, or under autocast an empty tensor of the dtype that weights have beside it.
-
-    A block is given what the block before it returned, in the dtype of autocast.
-    """
-    if isinstance(x, Tensor) and x.dtype is autocast_dtype(x):
-        return x.new_empty(0, dtype=torch.float32)
-    return x

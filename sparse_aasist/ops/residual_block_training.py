@@ -14,6 +14,7 @@ from sparse_aasist.ops.residual_block import (
     Convolution,
     can_use_kernel,
     check_block,
+    has_other_weights,
     kernel_input,
 )
 
@@ -68,8 +69,8 @@ def residual_block_training(
 
     Source: as `residual_block`; batch normalisation, arXiv 1502.03167.
     """
-    _check(x, conv1, norm_weight, norm_bias, conv2, shortcut)
-    if not can_use_kernel(x, conv1.weight, shortcut is not None, training=True):
+    is_mixed = has_other_weights(_check(x, conv1, norm_weight, norm_bias, conv2, shortcut))
+    if is_mixed or not can_use_kernel(x, conv1.weight, shortcut is not None, training=True):
         return _reference(x, conv1, norm_weight, norm_bias, eps, conv2, shortcut)
     weights = (*conv1, norm_weight, norm_bias, eps, *conv2, *(shortcut or (None, None)))
     return ResidualTrainingOutput(*_ResidualBlock.apply(kernel_input(x), *weights))
@@ -127,9 +128,9 @@ def _check(
     norm_bias: Tensor,
     conv2: Convolution,
     shortcut: Convolution | None,
-) -> None:
+) -> list[Tensor]:
     of_norm = {"norm_weight": norm_weight, "norm_bias": norm_bias}
-    check_block(x, conv1, of_norm, conv2, shortcut)
+    return check_block(x, conv1, of_norm, conv2, shortcut)
 
 
 def _reference(

@@ -167,7 +167,7 @@ class _Run:
                 self.fabric.backward(loss)
                 self.optimizer.step()
                 # Waits for a GPU, so not before the whole step was launched. A step that diverged
-                # is not saved.
+                # is not saved: all processes agree below before one of them saves.
                 value = loss.item()
                 if not math.isfinite(value):
                     raise self._diverged(value, batch.index)

@@ -1,5 +1,5 @@
-// The CPU kernels of front_end, residual_block and its training, for
-// tests/encoder_implementations.py.
+// The kernels of front_end, residual_block and its training, for
+// tests/encoder_implementations.py and tests/bfloat16_block.py.
 #include "float_format.h"
 #include "front_end.h"
 #include "residual_block.h"
@@ -56,6 +56,14 @@ const char* run_front_end(const Call& call) {
   return nullptr;
 }
 
+// Of the weights of a block, from array number `first` on.
+ResidualGradients gradients(const Call& call, size_t first) {
+  const auto at = [&](size_t i) {
+    return call.array_or_null<float>(first + i);
+  };
+  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
+}
+
 // Of a block on a device, but for the results; its x is bfloat16. conv2 is
 // array number `conv2`, the shortcut the next.
 ResidualCudaParams device_block(const Call& call, size_t conv2) {
@@ -77,14 +85,14 @@ ResidualCudaParams device_block(const Call& call, size_t conv2) {
 class DeviceScratch {
  public:
   explicit DeviceScratch(ResidualCudaParams& params)
-      : norm_(4 * 2 * params.outputs),
+      : affine_(4 * 2 * params.outputs),
         packed_(4 * residual_packed_cuda(params)) {
-    params.norm = norm_.data<float>();
+    params.affine = affine_.data<float>();
     params.packed = packed_.data<uint32_t>();
   }
 
  private:
-  Room norm_, packed_;
+  Room affine_, packed_;
 };
 
 // In bfloat16.
@@ -136,30 +144,21 @@ const char* run_residual_block(const Call& call) {
 
 const char* train_on_device(const Call& call) {
   ResidualCudaBackwardParams backward{};
-  backward.norm_weight = call.array<float>(3);
-  backward.norm_bias = call.array<float>(4);
-  backward.eps = bit_cast<double>(call.scalars.at(7));
-  backward.mean = call.array<float>(12);
-  backward.variance = call.array<float>(13);
+  backward.norm = {call.array<float>(3), call.array<float>(4),
+                   call.array<float>(12), call.array<float>(13),
+                   bit_cast<double>(call.scalars.at(7))};
   backward.grad_out = call.array<uint16_t>(16);
   backward.dx = call.array<uint16_t>(17);
-  float** const gradients[] = {
-      &backward.dconv1_weight,    &backward.dconv1_bias,
-      &backward.dnorm_weight,     &backward.dnorm_bias,
-      &backward.dconv2_weight,    &backward.dconv2_bias,
-      &backward.dshortcut_weight, &backward.dshortcut_bias};
-  size_t array = 18;
-  for (float** gradient : gradients)
-    *gradient = call.array_or_null<float>(array++);
+  backward.gradients = gradients(call, 18);
   ResidualCudaParams params = device_block(call, 5);
   params.middle = call.array_or_null<uint16_t>(10);
   params.out = call.array<uint16_t>(9);
   params.chosen = call.array<uint8_t>(11);
   {
     const DeviceScratch scratch(params);
-    const Room partials(4 * residual_partials_cuda(params));
+    const Room partials(4 * residual_training_partials_cuda(params));
     const ResidualStatisticsParams statistics = {
-        backward.norm_weight,  backward.norm_bias,    backward.eps,
+        backward.norm.weight,  backward.norm.bias,    backward.norm.eps,
         call.array<float>(12), call.array<float>(13), call.array<float>(14),
         call.array<float>(15), partials.data<float>()};
     const char* error =
@@ -230,18 +229,8 @@ const char* run_residual_block_training(const Call& call) {
   run(params, SPARSE_AASIST_AT_SIMD_LEVEL(residual_training_out_cpu),
       forward_scratch);
   backward.grad_out = call.array<float>(16);
-  float** const gradients[] = {&backward.dx,
-                               &backward.dconv1_weight,
-                               &backward.dconv1_bias,
-                               &backward.dnorm_weight,
-                               &backward.dnorm_bias,
-                               &backward.dconv2_weight,
-                               &backward.dconv2_bias,
-                               &backward.dshortcut_weight,
-                               &backward.dshortcut_bias};
-  size_t array = 17;
-  for (float** gradient : gradients)
-    *gradient = call.array_or_null<float>(array++);
+  backward.dx = call.array<float>(17);
+  backward.gradients = gradients(call, 18);
   const Room dnormal(4 * params.batch * (params.height + 1) * params.steps *
                      params.outputs);
   backward.dnormal = dnormal.data<float>();

@@ -94,6 +94,29 @@ __global__ void fault(int number, double* data) {
   }
 }
 
+constexpr size_t kUnraised = 48 << 10, kLimit = 64 << 10;
+
+const char* launch_raised(size_t shared_bytes, double* out) {
+  if (const char* error = allow_dynamic_shared(&reverse_warp, kLimit))
+    return error;
+  return SPARSE_AASIST_LAUNCH(reverse_warp, 1, 32, shared_bytes, nullptr, true,
+                              out);
+}
+
+const char* launch_too_large(int number, double* out) {
+  switch (number) {
+    case 0:
+      return SPARSE_AASIST_LAUNCH(collectives, 1, 2048, 0, nullptr, out);
+    case 1:
+      return SPARSE_AASIST_LAUNCH(collectives, 1, 32, kUnraised + 1, nullptr,
+                                  out);
+    case 2:
+      return launch_raised(kLimit + 1, out);
+    default:
+      return allow_dynamic_shared(&collectives, kMostDynamicShared + 1);
+  }
+}
+
 const char* run(const Call& call) {
   set_schedule(static_cast<Schedule>(call.scalars.at(1)));
   double* out = call.array<double>(0);
@@ -109,8 +132,10 @@ const char* run(const Call& call) {
       return SPARSE_AASIST_LAUNCH(collectives, 1, 32, 0, nullptr, out);
     case 3:
       return SPARSE_AASIST_LAUNCH(fault, 1, 64, 32, nullptr, number, out);
+    case 4:
+      return launch_too_large(number, out);
     default:
-      return SPARSE_AASIST_LAUNCH(collectives, 1, 2048, 0, nullptr, out);
+      return launch_raised(kLimit, out);
   }
 }
 

@@ -26,10 +26,6 @@ void with_lanes(const T& shown, const Body& body) {
   __syncwarp();
 }
 
-inline float bfloat16(uint32_t pair, int which) {
-  return bit_cast<float>(which == 0 ? pair << 16 : pair & 0xffff0000u);
-}
-
 }  // namespace simt
 
 inline void load_matrices(uint32_t (&to)[4], const void* row) {
@@ -73,7 +69,8 @@ inline void multiply_add(float (&c)[4],
         const int half = k / 8, holder = k % 8 / 2;
         const uint32_t x = of(4 * g + holder).a[2 * half + row];
         const uint32_t y = of(4 * column + holder).b[half];
-        sum += static_cast<double>(bfloat16(x, k % 2)) * bfloat16(y, k % 2);
+        sum += k % 2 == 0 ? double{low_bfloat16(x)} * low_bfloat16(y)
+                          : double{high_bfloat16(x)} * high_bfloat16(y);
       }
       c[i] = static_cast<float>(sum);
     }
