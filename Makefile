@@ -24,13 +24,15 @@ test-cuda: $(VENV)/.dev ## the suite on a machine with a GPU; a missing GPU is a
 bench: $(VENV)/.dev ## all benchmarks, or SUITE=topk|graph|model|analysis, on this CPU; writes the results
 	$(call run_benchmarks,cpu)
 
-bench-cuda: $(VENV)/.dev ## the same on a GPU
+bench-cuda: $(VENV)/.dev ## the same on a GPU; REPRESENTATIVE=1 measures few sizes, a minute per suite
 	$(call run_benchmarks,cuda)
 
+# Each benchmark is written as it finishes: the second command alone shows a run that was cut off.
 define run_benchmarks
-	@mkdir -p build
-	$(BIN)/python -m pytest $(if $(SUITE),benchmarks/bench_$(SUITE).py,benchmarks) -q --device $(1) --benchmark-json=build/bench_$(1).json
-	$(BIN)/python benchmarks/report.py build/bench_$(1).json "make $@$(if $(SUITE), SUITE=$(SUITE))"
+	$(BIN)/python -m pytest $(if $(SUITE),benchmarks/bench_$(SUITE).py,benchmarks) -q --device $(1) \
+	  --results build/bench_$(1).jsonl $(if $(REPRESENTATIVE),--representative)
+	$(BIN)/python benchmarks/report.py build/bench_$(1).jsonl \
+	  "make $@$(if $(SUITE), SUITE=$(SUITE))$(if $(REPRESENTATIVE), REPRESENTATIVE=1)"
 endef
 
 check: $(VENV)/.dev ## format and lint

@@ -10,20 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from measure import (
-    check,
-    clock,
-    compiled,
-    measure,
-    peak_memory,
-    random_rows,
-    return_memory,
-    run_of,
-)
+from measure import check, clock, compiled, random_rows, record, return_memory, run_of
+from published import topk_scatter
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -32,6 +25,11 @@ from sparse_aasist.ops import backend, topk_activation, topk_linear
 ROWS = (24, 1024, 65_536)
 DIMS = (160, 320, 1024, 4096, 16_384, 65_536)
 KS = (20, 50, 100)
+REPRESENTATIVE = (
+    *((24, 160), (24, 65_536), (1024, 160), (1024, 4096)),
+    *((65_536, 160), (65_536, 1024), (16_384, 160), (16_384, 4096)),
+)
+REPRESENTATIVE_COMPILED = ((1024, 160), (65_536, 160))
 MODES = ("forward", "backward", "both")
 CLASSES = 2
 MOST_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
@@ -40,12 +38,6 @@ MOST_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 Select = Callable[[Tensor, int], Tensor]
-
-
-def topk_scatter(x: Tensor, k: int, sorted: bool = False) -> Tensor:
-    """Keep what torch.topk finds; which of several equal entries stay is undefined."""
-    values, indices = torch.topk(x, k, dim=-1, sorted=sorted)
-    return torch.zeros_like(x).scatter(-1, indices, values)
 
 
 def topk_scatter_linear(x: Tensor, k: int, weight: Tensor, bias: Tensor) -> Tensor:
@@ -92,6 +84,14 @@ def bytes_moved(mode: str, rows: int, dim: int, k: int) -> int:
     return 4 * {"forward": forward, "backward": backward, "both": forward + backward}[mode]
 
 
+def is_representative(params: dict[str, Any]) -> bool:
+    """Tell whether a case is one of the few of `--representative`."""
+    size = (params["rows"], params["dim"])
+    if size not in REPRESENTATIVE or params.get("k", KS[0]) != KS[0]:
+        return False
+    return params.get("provider") != "compiled" or size in REPRESENTATIVE_COMPILED
+
+
 # The providers of one size run one after the other: the machine is then the same to all.
 @pytest.mark.parametrize("provider", ["sparse_aasist", "unsorted", "sorted", "compiled"])
 @pytest.mark.parametrize("mode", MODES)
@@ -105,13 +105,21 @@ def bench_topk_activation(
         pytest.skip("a compiled backward run twice scatters into the zeros of the first run")
     x, grad = inputs_of(rows, dim, device)
     select = select_with(provider, rows, dim, k)
-    describe(benchmark, rows, dim, k, mode, provider, device)
-    benchmark.extra_info["bytes"] = bytes_moved(mode, rows, dim, k)
     with backend("compiled"):
         run = run_of(mode, lambda: select(x, k), [x], grad)
         check(run(), run_of(mode, lambda: topk_activation(x, k), [x], grad)())
-        benchmark.extra_info["peak_bytes"] = peak_memory(run, device)
-        measure(benchmark, run, device)
+        record(
+            benchmark,
+            run,
+            device,
+            name="topk_activation",
+            mode=mode,
+            provider=provider,
+            rows=rows,
+            dim=dim,
+            k=k,
+            bytes=bytes_moved(mode, rows, dim, k),
+        )
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -119,9 +127,18 @@ def bench_topk_activation(
 def bench_copy(benchmark: BenchmarkFixture, device: str, rows: int, dim: int) -> None:
     """The copy of a tensor: the bandwidth that the others are held to."""
     x = inputs_of(rows, dim, device)[0].detach()
-    describe(benchmark, rows, dim, 0, "forward", "copy", device)
-    benchmark.extra_info["bytes"] = 8 * rows * dim
-    measure(benchmark, x.clone, device)
+    record(
+        benchmark,
+        x.clone,
+        device,
+        name="copy",
+        mode="forward",
+        provider="copy",
+        rows=rows,
+        dim=dim,
+        k=0,
+        bytes=8 * rows * dim,
+    )
 
 
 @pytest.mark.parametrize("provider", ["sparse_aasist", "unsorted", "compiled"])
@@ -139,23 +156,18 @@ def bench_topk_linear(
     if provider == "compiled":
         function = compiled_for(function, rows, dim, k)
     inputs = [x, layer.weight, layer.bias]
-    describe(benchmark, rows, dim, k, mode, provider, device)
     with backend("compiled"):
         run = run_of(mode, lambda: function(x, k, layer.weight, layer.bias), inputs, grad)
         expected = run_of(mode, lambda: topk_linear(x, k, layer.weight, layer.bias), inputs, grad)
         check(run(), expected(), tolerance=1e-3)
-        benchmark.extra_info["peak_bytes"] = peak_memory(run, device)
-        measure(benchmark, run, device)
-
-
-def describe(
-    benchmark: BenchmarkFixture,
-    rows: int,
-    dim: int,
-    k: int,
-    mode: str,
-    provider: str,
-    device: str,
-) -> None:
-    benchmark.group = f"{mode} {rows} x {dim}, k {k}, {device}"
-    benchmark.extra_info.update(rows=rows, dim=dim, k=k, mode=mode, provider=provider, kind=device)
+        record(
+            benchmark,
+            run,
+            device,
+            name="topk_linear",
+            mode=mode,
+            provider=provider,
+            rows=rows,
+            dim=dim,
+            k=k,
+        )

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from results import Results, microseconds
 
 PLOT = "time and peak memory of graph_attention against the number of nodes"
+MODES = ("forward", "both")
 TITLES = {
     "graph_attention": "`graph_attention`, width 64, float32: median in microseconds, and how many "
     "times that eager and compiled PyTorch take; memory is the peak of forward and backward.",
@@ -18,7 +19,8 @@ TITLES = {
 def tables(results: Results) -> list[str]:
     lines: list[str] = []
     for name, title in TITLES.items():
-        lines += ["", *_table(results, name, title)] if lines else _table(results, name, title)
+        if results.complete(name, *MODES):
+            lines += ["", *_table(results, name, title)] if lines else _table(results, name, title)
     return lines
 
 
@@ -29,19 +31,21 @@ def _table(results: Results, name: str, title: str) -> list[str]:
     if counted:
         header += ["launches, forward", "eager"]
     lines = [title, "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for sizes in results.sizes(name):
+    for sizes in results.complete(name, *MODES):
         cells = [str(size) for size in sizes]
-        for mode in ("forward", "both"):
+        for mode in MODES:
             key = (name, mode, sizes)
             ours = results.time(key, "sparse_aasist")
-            ratios = [results.time(key, other) / ours for other in ("eager", "compiled")]
-            cells += [microseconds(ours), " / ".join(f"{ratio:.1f}x" for ratio in ratios)]
+            ratios = [results.ratio(key, other, ours) or "-" for other in ("eager", "compiled")]
+            cells += [microseconds(ours), " / ".join(ratios)]
         both, forward = (name, "both", sizes), (name, "forward", sizes)
         cells.append(f"{100 * results.spread(both, 'sparse_aasist'):.0f} %")
         providers = ("sparse_aasist", "eager")
-        cells += [f"{results.get(both, p, 'peak_bytes') / 1e6:,.3g}" for p in providers]
+        peaks = [results.get_or_none(both, p, "peak_bytes") for p in providers]
+        cells += ["-" if peak is None else f"{peak / 1e6:,.3g}" for peak in peaks]
         if counted:
-            cells += [f"{results.get(forward, p, 'launches'):.0f}" for p in providers]
+            counts = [results.get_or_none(forward, p, "launches") for p in providers]
+            cells += ["-" if count is None else f"{count:.0f}" for count in counts]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -50,7 +54,8 @@ def draw(results: Results) -> Figure:
     """Plot time and peak memory of forward and backward against N, for the middle batch."""
     name = "graph_attention"
     sizes = results.sizes(name)
-    batch = sorted({batch for batch, _ in sizes})[1]
+    batches = sorted({batch for batch, _ in sizes})
+    batch = batches[len(batches) // 2]
     nodes = [n for b, n in sizes if b == batch]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -58,11 +63,11 @@ def draw(results: Results) -> Figure:
     scales = {"time": 1e-3, "peak_bytes": 1e-6}
     for axis, metric in zip(axes, labels, strict=True):
         for provider in ("sparse_aasist", "eager", "compiled"):
-            values = [
-                scales[metric] * results.get((name, "both", (batch, n)), provider, metric)
-                for n in nodes
-            ]
-            axis.plot(nodes, values, "o-", label=provider)
+            found = {
+                n: results.get_or_none((name, "both", (batch, n)), provider, metric) for n in nodes
+            }
+            values = {n: scales[metric] * value for n, value in found.items() if value is not None}
+            axis.plot(list(values), list(values.values()), "o-", label=provider)
         axis.set(xscale="log", yscale="log", xlabel="nodes", ylabel=labels[metric])
         axis.set_xticks(nodes, [str(n) for n in nodes], rotation=45)
         axis.minorticks_off()

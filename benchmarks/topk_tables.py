@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from matplotlib.figure import Figure
-from results import Results, microseconds
+from results import Key, Results, microseconds
 
 PLOT = "times ours against PyTorch's"
 EAGER = ("unsorted", "sorted")
+MODES = ("forward", "backward", "both")
 
 
 def tables(results: Results) -> list[str]:
-    return [*_activation_table(results), "", *_linear_table(results)]
+    lines = _activation_table(results)
+    # The last of the run.
+    return [*lines, "", *_linear_table(results)] if results.sizes("topk_linear") else lines
 
 
 def _activation_table(results: Results) -> list[str]:
@@ -23,26 +28,28 @@ def _activation_table(results: Results) -> list[str]:
         "| eager / compiled | spread | GB/s | of copy | memory, eager |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for sizes in results.sizes(name):
+    for sizes in results.complete(name, *MODES):
         rows, dim, k = sizes
         cells = [f"{rows:,}", f"{dim:,}", str(k)]
-        for mode in ("forward", "backward", "both"):
+        for mode in MODES:
             key = (name, mode, sizes)
             ours = results.time(key, "sparse_aasist")
-            ratios = [results.best_time(key, EAGER) / ours]
-            if mode != "backward":
-                ratios.append(results.time(key, "compiled") / ours)
-            cells += [microseconds(ours), " / ".join(f"{ratio:.1f}x" for ratio in ratios)]
+            providers = (EAGER,) if mode == "backward" else (EAGER, ("compiled",))
+            cells += [microseconds(ours), _ratios(results, key, providers)]
         both, copy = (name, "both", sizes), ("copy", "forward", (rows, dim, 0))
         rate = results.get(both, "sparse_aasist", "bytes") / results.time(both, "sparse_aasist")
-        copy_rate = results.get(copy, "copy", "bytes") / results.time(copy, "copy")
-        memory = [results.get(both, name, "peak_bytes") for name in ("unsorted", "sparse_aasist")]
-        cells += [
-            f"{100 * results.spread(both, 'sparse_aasist'):.0f} %",
-            f"{rate / 1e3:.1f}",
-            f"{100 * rate / copy_rate:.0f} %",
-            f"{memory[0] / memory[1]:.1f}x",
-        ]
+        copy_time = results.time_or_none(copy, "copy")
+        memory = results.get_or_none(both, "unsorted", "peak_bytes")
+        cells += [f"{100 * results.spread(both, 'sparse_aasist'):.0f} %", f"{rate / 1e3:.1f}"]
+        if copy_time is None:
+            cells.append("-")
+        else:
+            copy_rate = results.get(copy, "copy", "bytes") / copy_time
+            cells.append(f"{100 * rate / copy_rate:.0f} %")
+        if memory is None:
+            cells.append("-")
+        else:
+            cells.append(f"{memory / results.get(both, 'sparse_aasist', 'peak_bytes'):.1f}x")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -55,34 +62,39 @@ def _linear_table(results: Results) -> list[str]:
         "| rows | D | k | forward | eager / compiled | both | eager / compiled |",
         "|---|---|---|---|---|---|---|",
     ]
-    for sizes in results.sizes(name):
+    for sizes in results.complete(name, "forward", "both"):
         cells = [f"{size:,}" for size in sizes]
         for mode in ("forward", "both"):
             key = (name, mode, sizes)
             ours = results.time(key, "sparse_aasist")
-            ratios = (results.best_time(key, EAGER) / ours, results.time(key, "compiled") / ours)
-            cells += [microseconds(ours), " / ".join(f"{ratio:.1f}x" for ratio in ratios)]
+            cells += [microseconds(ours), _ratios(results, key, (EAGER, ("compiled",)))]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _ratios(results: Results, key: Key, groups: Iterable[Iterable[str]]) -> str:
+    """Return how many times ours the fastest of each group takes; "-" if none was measured."""
+    ours = results.time(key, "sparse_aasist")
+    times = [results.best_time(key, group) for group in groups]
+    return " / ".join("-" if time is None else f"{time / ours:.1f}x" for time in times)
 
 
 def draw(results: Results) -> Figure:
     """Plot how many times ours eager and compiled PyTorch take, forward and backward."""
     name = "topk_activation"
-    sizes = results.sizes(name)
+    sizes = results.complete(name, "both")
     all_rows = sorted({rows for rows, _, _ in sizes})
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, len(all_rows), sharey=True, squeeze=False)[0]
     for axis, rows in zip(axes, all_rows, strict=True):
         for color, k in enumerate(sorted({k for _, _, k in sizes})):
-            dims = [dim for r, dim, other in sizes if r == rows and other == k]
-            keys = [(name, "both", (rows, dim, k)) for dim in dims]
-            ours = [results.time(key, "sparse_aasist") for key in keys]
+            keys = [(name, "both", size) for size in sizes if (size[0], size[2]) == (rows, k)]
             for provider, style in (("eager", "o-"), ("compiled", "x--")):
                 names = EAGER if provider == "eager" else ("compiled",)
-                ratios = [
-                    results.best_time(key, names) / own for key, own in zip(keys, ours, strict=True)
-                ]
+                times = {key: results.best_time(key, names) for key in keys}
+                measured = [key for key in keys if times[key] is not None]
+                dims = [key[2][1] for key in measured]
+                ratios = [times[key] / results.time(key, "sparse_aasist") for key in measured]
                 axis.plot(dims, ratios, style, color=f"C{color}", label=f"{provider}, k = {k}")
         axis.axhline(1, color="grey", linewidth=0.8)
         axis.set(xscale="log", yscale="log", xlabel="D", title=f"{rows:,} rows")
