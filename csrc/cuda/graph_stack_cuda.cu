@@ -301,9 +301,9 @@ void add_pool(const StackPool& pool,
 }
 
 const char* run_pools(const PoolTasks& tasks, int32_t nodes, void* stream) {
-  return SPARSE_AASIST_LAUNCH(
-      graph_stack_pools_kernel, blocks_for(tasks.batch * tasks.count),
-      kPoolThreads, paired_bytes(nodes), stream, tasks);
+  return SPARSE_AASIST_LAUNCH(graph_stack_pools_kernel,
+                              blocks_for(tasks.batch * tasks.count),
+                              kPoolThreads, paired_bytes(nodes), stream, tasks);
 }
 
 const char* run_first_pools(const GraphStackParams& params, void* stream) {
