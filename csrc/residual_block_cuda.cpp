@@ -6,7 +6,6 @@
 #include "residual_block_cuda.h"
 
 #include <cstdint>
-#include <limits>
 #include <optional>
 
 #include <torch/csrc/stable/library.h>
@@ -22,7 +21,7 @@ constexpr const char* kTraining = "residual_block_training";
 
 // Kernels index a row, of up to 64 channels, and the clips in 32 bits.
 constexpr int64_t kMostSteps = (1 << 25) - 1;
-constexpr int64_t kMostClips = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMostClips = 1 << 30;
 
 // With neighbouring channels, from a multiple of 16 bytes on: kernels load
 // eight channels at once.

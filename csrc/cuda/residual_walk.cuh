@@ -34,7 +34,8 @@ struct Walk {
     int32_t begin, end;   // rows
   };
 
-  // In 32 bits: an item is at least a kilobyte of an image.
+  // In 32 bits: there are at most 2^30 clips, and more than a few items of
+  // each take more memory than there is.
   SPARSE_AASIST_INLINE int32_t items() const {
     return batch * stretches * parts;
   }
