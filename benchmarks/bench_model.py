@@ -22,10 +22,10 @@ from model_providers import autocast_of, model_of, settings_of, trained_model_of
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-NOT_ON_ONE_CORE = ("default malloc", "compiled")
+NOT_ON_ONE_CORE = ("default malloc", "compiled", "compiled bfloat16")
 """One core of a CPU is measured by what runs without compiling again."""
 
-REPRESENTATIVE = ("sparse_aasist", "eager", "bfloat16", "torch.mm")
+REPRESENTATIVE = ("sparse_aasist", "sparse_aasist bfloat16", "eager", "bfloat16", "torch.mm")
 """Providers of a whole model; those of a stage are few."""
 REPRESENTATIVE_SCORING = (1, 128)
 """Batches that are scored."""
@@ -110,7 +110,7 @@ def bench_scoring(
 def scoring_of(provider: str, batch: int, device: str) -> Callable[[], Tensor]:
     """Return a call for logits (batch, 2)."""
     model, waveform = model_of(provider, device), waveforms(batch, device)
-    call = compiled_model(batch, device) if provider == "compiled" else model
+    call = compiled_model(provider, batch, device) if "compiled" in provider else model
 
     def run() -> Tensor:
         with torch.inference_mode(), autocast_of(provider, device):
@@ -120,9 +120,9 @@ def scoring_of(provider: str, batch: int, device: str) -> Callable[[], Tensor]:
 
 
 @cache
-def compiled_model(batch: int, device: str) -> Callable[[Tensor], Any]:
+def compiled_model(provider: str, batch: int, device: str) -> Callable[[Tensor], Any]:
     torch._dynamo.reset()
-    return torch.compile(model_of("compiled", device), dynamic=False, fullgraph=True)
+    return torch.compile(model_of(provider, device), dynamic=False, fullgraph=True)
 
 
 def check_scores(run: Callable[[], Tensor], provider: str, batch: int, device: str) -> float:

@@ -36,6 +36,10 @@ class ObservedAASIST(AASIST):
         return super()._classify(features)
 
 
+def is_ours(provider: str) -> bool:
+    return provider.startswith("sparse_aasist")
+
+
 @lru_cache(maxsize=2)
 def waveforms(batch: int, device: str) -> Tensor:
     """Return noise (batch, SAMPLES), float32, always the same."""
@@ -65,15 +69,15 @@ def model_of(provider: str, device: str) -> ObservedAASIST:
     """Return the same model for every provider, in the form that suits it."""
     model = ObservedAASIST(dim=160, k=20).eval()
     model.load_state_dict(calibrated_weights())
-    if provider in ("folded", "compiled"):
+    if provider in ("folded", "compiled", "compiled bfloat16"):
         for block in model.encoder:
             block[0].conv1 = fuse_conv_bn_eval(block[0].conv1, block[0].bn2)
             block[0].bn2 = nn.Identity()
     in_bfloat16 = provider in PLANS[device].in_bfloat16
-    if provider == "sparse_aasist":
+    if is_ours(provider):
         channels_last = in_bfloat16 and wants_channels_last(device)
     else:
-        channels_last = provider in ("folded", "compiled", "bfloat16")
+        channels_last = provider in ("folded", "compiled", "bfloat16", "compiled bfloat16")
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model.to(device)
@@ -97,7 +101,7 @@ def autocast_of(provider: str, device: str) -> AbstractContextManager[object]:
 @contextmanager
 def settings_of(provider: str) -> Iterator[None]:
     """Make PyTorch run as the provider would: modules one by one, and malloc as glibc has it."""
-    if provider == "sparse_aasist":
+    if is_ours(provider):
         with backend("compiled"):
             yield
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 from results import Key, Results
 
+OURS = "sparse_aasist"
 CLIP_S = 64_600 / 16_000
 STAGE_MACS = {
     "front_end": 582e6,
@@ -26,16 +27,18 @@ def head(title: str, columns: Iterable[str]) -> list[str]:
     return [title, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
 
 
-def time_cells(results: Results, key: Key, digits: int = 3) -> list[str]:
+def time_cells(results: Results, key: Key, digits: int = 3, ours: str = OURS) -> list[str]:
     """Return milliseconds and spread of ours."""
-    milliseconds = results.time(key, "sparse_aasist") / 1e3
-    return [f"{milliseconds:,.{digits}g}", f"{100 * results.spread(key, 'sparse_aasist'):.0f} %"]
+    milliseconds = results.time(key, ours) / 1e3
+    return [f"{milliseconds:,.{digits}g}", f"{100 * results.spread(key, ours):.0f} %"]
 
 
-def ratio_cells(results: Results, key: Key, providers: Iterable[str]) -> list[str]:
+def ratio_cells(
+    results: Results, key: Key, providers: Iterable[str], ours: str = OURS
+) -> list[str]:
     """Return how many times ours the others take, empty where they were not measured."""
-    ours = results.time(key, "sparse_aasist")
-    return [results.ratio(key, provider, ours) for provider in providers]
+    time = results.time(key, ours)
+    return [results.ratio(key, provider, time) for provider in providers]
 
 
 def megabyte_cells(results: Results, key: Key, providers: Iterable[str]) -> list[str]:
@@ -50,10 +53,10 @@ def peak_rate(results: Results) -> tuple[int, float]:
     return size, size**3 / results.time(("peak", "forward", (size,)), "torch.mm")
 
 
-def rate_cells(results: Results, key: Key, peak: float) -> list[str]:
+def rate_cells(results: Results, key: Key, peak: float, ours: str = OURS) -> list[str]:
     """Return GMAC/s of a stage, and which part of the product of matrices that is."""
     stage, _, (batch,) = key
-    rate = STAGE_MACS[stage] * batch / results.time(key, "sparse_aasist")
+    rate = STAGE_MACS[stage] * batch / results.time(key, ours)
     return [f"{rate / 1e3:,.0f}", f"{100 * rate / peak:.0f} %"]
 
 

@@ -18,6 +18,7 @@ from toolchain import (
     gencode_flags,
     max_jobs,
     simd_flags,
+    tile_flags,
 )
 from torch_lookup import MINIMUM_TORCH, Torch
 
@@ -69,7 +70,7 @@ def _build_config(plan: Plan) -> str:
         "SPARSE_AASIST_CUDA_VERSION": plan.nvcc.version if plan.nvcc else "",
         "SPARSE_AASIST_CUDA_ARCHITECTURES": plan.archs if plan.nvcc else "",
         "SPARSE_AASIST_STABLE_ABI": MINIMUM_TORCH,
-        "SPARSE_AASIST_SIMD_LEVELS": " ".join(simd_flags()),
+        "SPARSE_AASIST_SIMD_LEVELS": " ".join(simd_flags() | tile_flags(plan.cxx)),
         "SPARSE_AASIST_TORCH_VERSION": plan.torch.version,
     }
     lines = [f'#define {name} "{value}"' for name, value in values.items()]
@@ -108,10 +109,11 @@ def _ninja_text(plan: Plan, ops_library: Path, info_module: Path) -> str:
         link += ["-ldl", "-lrt", "-lpthread"]
     else:
         cu = []
+    levels = {"cpu": simd_flags(), "tiles": tile_flags(plan.cxx)}
     for source in (*cpp, *cu):
         name = source.relative_to(plan.root / "csrc")
-        if source.parent.name == "cpu":
-            for level, flags in simd_flags().items():
+        if source.parent.name in levels:
+            for level, flags in levels[source.parent.name].items():
                 objects.append(f"{name}.{level}.o")
                 lines.append(f"build {objects[-1]}: cxx {_escape(source)}")
                 lines.append(f"  simd = {' '.join(flags)}")

@@ -18,10 +18,11 @@ CUDA_ARCHS_VARIABLE = "SPARSE_AASIST_CUDA_ARCHS"
 DEFAULT_CUDA_ARCHS = "8.0;9.0+PTX"
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
-# Sources in csrc/cpu/ are compiled once per level, of which csrc/simd_level.cpp chooses one when
-# the program runs.
+# Sources in csrc/cpu/ are compiled once per SIMD level, those in csrc/tiles/ once per tile level;
+# csrc/simd_level.cpp chooses one when the program runs.
 _AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+_AMX = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 _X86_SIMD_FLAGS = {"portable": (), "avx2": _AVX2, "avx512": (*_AVX2, *_AVX512)}
 NVCC_FLAGS = ("-std=c++17", "-O3", "-Werror", "all-warnings")
 
@@ -41,8 +42,21 @@ class Nvcc:
 
 def simd_flags() -> dict[str, tuple[str, ...]]:
     """Return the compiler flags of each SIMD level that kernels are built for on this machine."""
-    on_x86 = platform.machine() in ("x86_64", "AMD64")
-    levels = _X86_SIMD_FLAGS if on_x86 else {"portable": ()}
+    return _flags_here(_X86_SIMD_FLAGS)
+
+
+def tile_flags(cxx: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return likewise those of each level of products of tiles.
+
+    A compiler that knows no AMX (GCC before 11) compiles plain loops at that level, too; the
+    library then never chooses it (csrc/simd_level.cpp).
+    """
+    amx = _AMX if _compiles([*cxx, *_AMX]) else ()
+    return _flags_here({"portable": (), "amx": (*_AVX2, *_AVX512, *amx)})
+
+
+def _flags_here(on_x86: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    levels = on_x86 if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
     return {level: (f"-DSPARSE_AASIST_SIMD={level}", *flags) for level, flags in levels.items()}
 
 

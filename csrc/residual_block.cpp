@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "residual_bfloat16_cpu.h"
 #include "residual_tensors.h"
 
 namespace sparse_aasist {
@@ -26,8 +27,13 @@ Tensor forward(Tensor x,
                Tensor conv2_bias,
                std::optional<Tensor> shortcut_weight,
                std::optional<Tensor> shortcut_bias) {
+  if (x.scalar_type() == ScalarType::BFloat16)
+    return bfloat16::forward<bfloat16::Cpu>(
+        x, conv1_weight, conv1_bias, norm_weight, norm_bias, norm_mean,
+        norm_variance, eps, conv2_weight, conv2_bias, shortcut_weight,
+        shortcut_bias);
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, kName,
-                  ": x on a CPU must be float32");
+                  ": x on a CPU must be float32 or bfloat16");
   Weights weights(kName, x);
   auto params = block_params<ResidualBlockParams>(
       weights, x, conv1_weight, conv1_bias, conv2_weight, conv2_bias,

@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "residual_bfloat16_cpu.h"
 #include "residual_tensors.h"
 
 namespace sparse_aasist {
@@ -25,7 +26,7 @@ ResidualTrainingParams check(Weights& weights,
                              const std::optional<Tensor>& shortcut_weight,
                              const std::optional<Tensor>& shortcut_bias) {
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, kName,
-                  ": x on a CPU must be float32");
+                  ": x on a CPU must be float32 or bfloat16");
   auto params = block_params<ResidualTrainingParams>(
       weights, x, conv1_weight, conv1_bias, conv2_weight, conv2_bias,
       shortcut_weight, shortcut_bias);
@@ -67,6 +68,10 @@ TrainingResults forward(Tensor x,
                         Tensor conv2_bias,
                         std::optional<Tensor> shortcut_weight,
                         std::optional<Tensor> shortcut_bias) {
+  if (x.scalar_type() == ScalarType::BFloat16)
+    return bfloat16::train<bfloat16::Cpu>(
+        x, conv1_weight, conv1_bias, norm_weight, norm_bias, eps, conv2_weight,
+        conv2_bias, shortcut_weight, shortcut_bias);
   Weights weights(kName, x);
   ResidualTrainingParams params =
       check(weights, x, conv1_weight, conv1_bias, norm_weight, norm_bias, eps,
@@ -175,6 +180,11 @@ GradientResults backward(Tensor grad_out,
                          Tensor conv2_bias,
                          std::optional<Tensor> shortcut_weight,
                          std::optional<Tensor> shortcut_bias) {
+  if (x.scalar_type() == ScalarType::BFloat16)
+    return bfloat16::backward<bfloat16::Cpu>(
+        grad_out, middle, chosen, mean, variance, x, conv1_weight, conv1_bias,
+        norm_weight, norm_bias, eps, conv2_weight, conv2_bias, shortcut_weight,
+        shortcut_bias);
   Weights weights(kName, x);
   ResidualBackwardParams params{};
   params.forward =

@@ -3,8 +3,38 @@
 
 #include <atomic>
 
+#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
+#define SPARSE_AASIST_HAS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace sparse_aasist {
 namespace {
+
+// Intel's Software Developer's Manual, volume 1, chapter 18: what the CPU has,
+// that the operating system keeps the tiles' registers, and its permission for
+// this process (arch_prctl(2), ARCH_REQ_XCOMP_PERM). A compiler without the
+// header has made plain loops of what is called AMX.
+bool has_amx() {
+#if defined(SPARSE_AASIST_HAS_AMX)
+  constexpr unsigned kBfloat16Tiles = 1u << 22, kTiles = 1u << 24;
+  constexpr unsigned kBfloat16Vectors = 1u << 5, kSavesRegisters = 1u << 27;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kSavesRegisters) == 0)
+    return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBfloat16Tiles) == 0 ||
+      (d & kTiles) == 0)
+    return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kBfloat16Vectors) == 0)
+    return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 SimdLevel level_of_cpu() {
 #ifdef __x86_64__
@@ -18,7 +48,7 @@ SimdLevel level_of_cpu() {
       !__builtin_cpu_supports("avx512dq") ||
       !__builtin_cpu_supports("avx512vl"))
     return SimdLevel::kAvx2;
-  return SimdLevel::kAvx512;
+  return has_amx() ? SimdLevel::kAmx : SimdLevel::kAvx512;
 #else
   return SimdLevel::kPortable;
 #endif

@@ -46,13 +46,19 @@ def has_kernel(op: str, device_type: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", device_type.upper())
 
 
-SIMD_LEVELS = ("portable", "avx2", "avx512")
-"""Instruction sets of the CPU kernels, lowest first; numbered so in csrc/simd_level.h."""
+SIMD_LEVELS = ("portable", "avx2", "avx512", "amx")
+"""Instruction sets of the CPU kernels, lowest first; numbered so in csrc/simd_level.h. AMX
+multiplies in bfloat16: all else is AVX-512 there."""
 
 
 def simd_level() -> str:
     """Return which of SIMD_LEVELS the CPU kernels use: the highest that CPU and build have."""
     return _simd_level(-1)
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Tell whether the CPU kernels have products in bfloat16, which beat those in float32."""
+    return load() and simd_level() == "amx"
 
 
 def limit_simd_level(most: str) -> str:

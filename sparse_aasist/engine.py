@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
-from sparse_aasist._extension import has_kernel
+from sparse_aasist._extension import cpu_multiplies_bfloat16, has_kernel
 from sparse_aasist.errors import SparseAasistError
 from sparse_aasist.runtime import cpu_has_fast_bf16
 
@@ -31,7 +31,7 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
 
     Args:
         precision: "32-true", "bf16-mixed", or "auto": what is fastest here, bf16 on a GPU that
-            multiplies it; on a CPU float32 by our kernels, bf16 where they are not built.
+            multiplies it and on a CPU with AMX; on others float32 by our kernels.
         devices: how many; more than one trains data-parallel (DDP). Under torchrun its own
             counts of processes and nodes hold.
 
@@ -48,9 +48,8 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
             f"devices is {devices} but only {torch.cuda.device_count()} CUDA devices are here"
         )
     if precision == "auto":
-        fused = not on_gpu and has_kernel("residual_block_training", "cpu")
-        fast = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_fast_bf16()
-        precision = "bf16-mixed" if fast and not fused else "32-true"
+        fast = torch.cuda.is_bf16_supported() if on_gpu else _cpu_is_faster_in_bf16()
+        precision = "bf16-mixed" if fast else "32-true"
     options: dict[str, Any] = {"precision": precision}
     if precision == "bf16-mixed":
         options = {"plugins": [Bf16Mixed("cuda" if on_gpu else "cpu")]}
@@ -66,6 +65,12 @@ def make_fabric(precision: str = "32-true", devices: int = 1) -> Fabric:
     return fabric
 
 
+def _cpu_is_faster_in_bf16() -> bool:
+    if has_kernel("residual_block_training", "cpu"):
+        return cpu_multiplies_bfloat16()
+    return cpu_has_fast_bf16()
+
+
 def _under_torchrun() -> bool:
     return "LOCAL_WORLD_SIZE" in os.environ
 
@@ -78,8 +83,9 @@ def lay_out(fabric: Fabric, model: nn.Module) -> None:
 
 def wants_channels_last(device_type: str) -> bool:
     """Tell whether bf16 runs by oneDNN or cuDNN there; our kernels read contiguous weights."""
-    blocks = ("residual_block", "residual_block_training")
-    return device_type != "cuda" or not all(has_kernel(op, device_type) for op in blocks)
+    return not all(
+        has_kernel(op, device_type) for op in ("residual_block", "residual_block_training")
+    )
 
 
 def precision_of(fabric: Fabric) -> str:

@@ -1,4 +1,4 @@
-"""The residual block of a GPU, in bfloat16: what computes it, and a reference that rounds alike."""
+"""The residual block in bfloat16: what computes it, and a reference that rounds alike."""
 
 from __future__ import annotations
 
@@ -29,21 +29,23 @@ to 8e-3, of PyTorch under autocast 8e-3 to 9e-3."""
 
 
 class BlockOps(Functions):
-    """The ops of a GPU. x and the gradient of the result are bfloat16."""
+    """The ops. x and the gradient of the result are bfloat16."""
 
     def residual_block(self, *block: Any) -> Tensor:
         x, conv1, norm, conv2, shortcut = block
-        op, shortcut = self._op("residual_block"), shortcut or (None, None)
-        return op(*self._moved(x, *conv1, *norm, *conv2, *shortcut)).cpu()
+        arguments = self._moved(x, *conv1, *norm, *conv2, *(shortcut or (None, None)))
+        with self.settings():
+            return self._op("residual_block")(*arguments).cpu()
 
     def train(self, block: Block, grad: Tensor) -> Trained:
         x, conv1, norm, conv2, shortcut = block
         weights = (*conv1, norm.weight, norm.bias, norm.eps, *conv2, *(shortcut or (None, None)))
         grad, x, *weights = self._moved(grad, x, *weights)
-        out, middle, chosen, *statistics = self._op("residual_block_training")(x, *weights)
-        gradients = self._op("residual_block_training_backward")(
-            grad, middle, chosen, *statistics[:2], x, *weights
-        )
+        with self.settings():
+            out, middle, chosen, *statistics = self._op("residual_block_training")(x, *weights)
+            gradients = self._op("residual_block_training_backward")(
+                grad, middle, chosen, *statistics[:2], x, *weights
+            )
         return Trained(
             out.cpu(),
             [tensor.cpu() for tensor in statistics],
@@ -84,7 +86,7 @@ def _round(x: Tensor) -> Tensor:
 
 
 def expected_block(block: Block) -> Tensor:
-    """Compute `residual_block` in float64 with the roundings of the GPU's kernel."""
+    """Compute `residual_block` in float64 with the roundings of the kernels."""
     norm, tensors = block[2], [tensor.double() for tensor in tensors_of(block)]
     middle = _middle(*tensors[:3])
     scale = norm.weight.double() / (norm.variance.double() + norm.eps).sqrt()

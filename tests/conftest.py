@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,11 +93,14 @@ def encoder_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel
     yield from _program("encoder", ("front_end", "residual_block"), folder)
 
 
-CPU_IMPLEMENTATIONS = (
-    "reference",
-    *(f"compiled-{level}" for level in SIMD_LEVELS),
-    *(f"sanitized-{level}" for level in SIMD_LEVELS),
-)
+VECTOR_LEVELS, TILE_LEVELS = SIMD_LEVELS[:-1], (SIMD_LEVELS[0], SIMD_LEVELS[-1])
+
+
+def _on_a_cpu(levels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{kind}-{level}" for kind in ("compiled", "sanitized") for level in levels)
+
+
+CPU_IMPLEMENTATIONS = ("reference", *_on_a_cpu(VECTOR_LEVELS))
 GPU_IMPLEMENTATIONS = ("device-code", pytest.param("cuda", marks=pytest.mark.needs_cuda))
 IMPLEMENTATIONS = (*CPU_IMPLEMENTATIONS, *GPU_IMPLEMENTATIONS)
 
@@ -126,9 +129,9 @@ def filter_bank(request: pytest.FixtureRequest) -> EncoderFunctions | EncoderSan
     return _implementation(request, "encoder", "front_end", EncoderFunctions, EncoderSanitized)
 
 
-@pytest.fixture(scope="session", params=GPU_IMPLEMENTATIONS)
-def gpu_block(request: pytest.FixtureRequest) -> BlockOps | EncoderSanitized:
-    """The residual block in bfloat16: a GPU's kernels, on a CPU and on a GPU."""
+@pytest.fixture(scope="session", params=(*_on_a_cpu(TILE_LEVELS), *GPU_IMPLEMENTATIONS))
+def block_ops(request: pytest.FixtureRequest) -> BlockOps | EncoderSanitized:
+    """Every implementation of the residual block in bfloat16."""
     from bfloat16_block import BlockOps
     from encoder_implementations import EncoderSanitized
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from implementations import ON_DEVICE, Functions, Sanitized, on_device, unwritten
+from implementations import Functions, Sanitized, on_device, unwritten
 from torch import Tensor
 
 from sparse_aasist.ops import (
@@ -140,7 +140,7 @@ class EncoderFunctions(Functions):
 
 
 class EncoderSanitized(Sanitized):
-    """The kernels themselves; device code has the blocks in bfloat16."""
+    """The kernels themselves; device code and tiles have the blocks in bfloat16."""
 
     def front_end(self, waveform: Tensor, filters: Tensor, norm: Normalisation | None) -> Tensor:
         (batch, samples), (count, _, taps) = waveform.shape, filters.shape
@@ -156,15 +156,17 @@ class EncoderSanitized(Sanitized):
         absent = torch.empty(0)
         out = _unwritten_rows(x, conv1.weight.shape[0], x.dtype)
         arrays = (_rows(x), *conv1, *norm[:4], *conv2, *(shortcut or (absent, absent)), out)
-        return _image(self.program.call("residual_block", self._scalars(*block), arrays)[-1])
+        return _image(
+            self.program.call(_kernel("residual_block", x), self._scalars(*block), arrays)[-1]
+        )
 
     def train(self, block: Block, grad: Tensor) -> Trained:
         x, shortcut = block[0], block[4]
         (batch, inputs, height, steps), outputs = x.shape, block[1].weight.shape[0]
         tensors = tensors_of(block) + ([] if shortcut else [torch.empty(0)] * 2)
         tensors[0] = _rows(x)
-        # Device code does not keep the middle of one channel.
-        is_kept = inputs > 1 or self.where[0] != ON_DEVICE
+        # In bfloat16 the middle of one channel is not kept.
+        is_kept = inputs > 1 or x.dtype is torch.float32
         middle = (batch, height + 1, steps, outputs) if is_kept else (0,)
         kept = (
             _unwritten_rows(x, outputs, x.dtype),
@@ -174,7 +176,8 @@ class EncoderSanitized(Sanitized):
         )
         gradients = [unwritten(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
         arrays = (*tensors, *kept, _rows(grad), *gradients)
-        results = self.program.call("residual_block_training", self._scalars(*block), arrays)
+        name = _kernel("residual_block_training", x)
+        results = self.program.call(name, self._scalars(*block), arrays)
         out, _, chosen, *statistics = results[9:16]
         dx, *gradients = results[17 : 17 + len(tensors_of(block))]
         return Trained(_image(out), statistics, [_image(dx), *gradients], _image(chosen))
@@ -183,6 +186,10 @@ class EncoderSanitized(Sanitized):
         batch, inputs, height, steps = x.shape
         outputs = conv1.weight.shape[0]
         return [*self.where, batch, inputs, outputs, height, steps, _pattern(norm.eps)]
+
+
+def _kernel(op: str, x: Tensor) -> str:
+    return f"{op}_bfloat16" if x.dtype is torch.bfloat16 else op
 
 
 def _rows(x: Tensor) -> Tensor:

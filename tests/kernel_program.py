@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolchain import find_cxx, max_jobs, simd_flags
+from toolchain import find_cxx, max_jobs, simd_flags, tile_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = (
@@ -52,6 +52,8 @@ def build_program(main: Path, ops: Sequence[str], folder: Path) -> Path:
         sources += [(path, ("-x", "c++")) for path in ROOT.glob(f"csrc/cuda/{op}*_cuda.cu")]
         for path in ROOT.glob(f"csrc/cpu/{op}*_cpu.cpp"):
             sources += [(path, flags) for flags in simd_flags().values()]
+        for path in ROOT.glob(f"csrc/tiles/{op}*_cpu.cpp"):
+            sources += [(path, flags) for flags in tile_flags(cxx).values()]
     objects = [folder / f"{number}.o" for number in range(len(sources))]
     commands = [
         [*cxx, *FLAGS, *flags, "-c", str(source), "-o", str(target)]

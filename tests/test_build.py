@@ -25,6 +25,7 @@ from toolchain import (
     gencode_flags,
     max_jobs,
     simd_flags,
+    tile_flags,
     want_cuda,
 )
 from torch_lookup import Torch, TorchNotFoundError, TorchUnusableError, check_version, find_torch
@@ -329,27 +330,48 @@ def test_every_source_is_compiled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "levels"),
-    [("x86_64", ["portable", "avx2", "avx512"]), ("aarch64", ["portable"])],
+    ("machine", "simd", "tiles"),
+    [
+        ("x86_64", ["portable", "avx2", "avx512"], ["portable", "amx"]),
+        ("aarch64", ["portable"], ["portable"]),
+    ],
 )
-def test_simd_levels(machine: str, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_of_cpu_kernels(
+    machine: str, simd: list[str], tiles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert list(simd_flags()) == levels
-    assert all(f"-DSPARSE_AASIST_SIMD={level}" in flags for level, flags in simd_flags().items())
+    for levels, expected in ((simd_flags(), simd), (tile_flags(["c++"]), tiles)):
+        assert list(levels) == expected
+        assert all(f"-DSPARSE_AASIST_SIMD={level}" in flags for level, flags in levels.items())
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("csrc/cpu/*_cpu.cpp")))
-def test_simd_levels_share_no_function(name: str, tmp_path: Path) -> None:
+def test_an_old_compiler_builds_plain_loops_for_amx(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-mamx*) exit 1;; esac\nexit 0\n')
+    compiler.chmod(0o755)
+    flags = tile_flags([str(compiler)])["amx"]
+    assert "-mavx512f" in flags and not [flag for flag in flags if "amx-" in flag]
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        str(path.relative_to(ROOT / "csrc"))
+        for folder in ("cpu", "tiles")
+        for path in ROOT.glob(f"csrc/{folder}/*_cpu.cpp")
+    ),
+)
+def test_levels_share_no_function(name: str, tmp_path: Path) -> None:
     """The linker keeps one copy of a shared function, perhaps one that this CPU cannot run."""
     cxx, reason = find_cxx()
     if cxx is None or shutil.which("nm") is None:
         pytest.skip(reason or "nm is missing")
-    source = ROOT / "csrc/cpu" / name
-    for level, flags in simd_flags().items():
+    levels = tile_flags(cxx) if name.startswith("tiles") else simd_flags()
+    for level, flags in levels.items():
         target = tmp_path / f"{level}.o"
         # Without optimisation nothing is inlined by chance.
         command = [*cxx, "-std=c++17", "-O0", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *flags]
-        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+        subprocess.run([*command, "-c", str(ROOT / "csrc" / name), "-o", str(target)], check=True)
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", "--extern-only", str(target)],
             capture_output=True,

@@ -35,7 +35,8 @@ def test_weights_are_laid_out_for_the_precision(device, precision, changes, monk
 @pytest.mark.parametrize(
     ("device", "built", "wants"),
     [
-        ("cpu", BLOCKS, True),  # in bf16 these kernels do not run
+        ("cpu", BLOCKS, False),
+        ("cpu", set(), True),
         ("cuda", set(), True),
         ("cuda", {"residual_block"}, True),
         ("cuda", BLOCKS, False),
@@ -48,11 +49,13 @@ def test_channels_last_is_for_blocks_that_are_not_ours(device, built, wants, mon
 
 @pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("fast_bf16", [True, False])
-def test_auto_on_a_cpu_is_bf16_only_where_it_is_faster(kernel, fast_bf16, monkeypatch) -> None:
+@pytest.mark.parametrize("amx", [True, False])
+def test_auto_on_a_cpu_is_bf16_only_where_it_is_faster(kernel, fast_bf16, amx, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(engine, "has_kernel", lambda *_: kernel)
     monkeypatch.setattr(engine, "cpu_has_fast_bf16", lambda: fast_bf16)
-    expected = "bf16-mixed" if fast_bf16 and not kernel else "32-true"
+    monkeypatch.setattr(engine, "cpu_multiplies_bfloat16", lambda: amx)
+    expected = "bf16-mixed" if (amx if kernel else fast_bf16) else "32-true"
     assert precision_of(make_fabric("auto")) == expected
 
 

@@ -1,4 +1,4 @@
-"""residual_block under autocast: which code runs, its dtypes, and the model around it on a GPU."""
+"""residual_block under autocast: which code runs, its dtypes, and the model around it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from sparse_aasist import AASIST
+from sparse_aasist._extension import (
+    SIMD_LEVELS,
+    cpu_multiplies_bfloat16,
+    has_kernel,
+    limit_simd_level,
+)
 from sparse_aasist.models import encoder
 from sparse_aasist.ops import (
     backend,
@@ -43,8 +49,8 @@ from sparse_aasist.ops import (
     residual_block_training_reference,
 )
 from sparse_aasist.ops._backend import use_kernel
-from sparse_aasist.ops.residual_block import CUDA_WIDTHS as WIDTHS
-from sparse_aasist.ops.residual_block import can_use_kernel
+from sparse_aasist.ops.residual_block import BFLOAT16_WIDTHS as WIDTHS
+from sparse_aasist.ops.residual_block import kernel_dtype
 
 
 class TestAutocast:
@@ -77,52 +83,101 @@ HALF, BF16, SINGLE = torch.float16, torch.bfloat16, torch.float32
 
 
 @pytest.mark.parametrize(
-    ("autocast", "inputs", "outputs", "shortcut", "dtype", "fits"),
+    ("autocast", "inputs", "outputs", "shortcut", "dtype", "gpu", "amx", "cpu"),
     [
-        *((BF16, a, b, a != b, BF16, True) for a, b in WIDTHS),
-        (BF16, 1, 32, True, SINGLE, True),
-        (BF16, 32, 32, True, BF16, False),
-        (BF16, 32, 48, True, BF16, False),
-        (BF16, 1, 64, True, BF16, False),
-        (BF16, 32, 32, False, HALF, False),
-        *((None, 32, 32, False, dtype, False) for dtype in (SINGLE, BF16)),
-        *((HALF, 32, 32, False, dtype, False) for dtype in (SINGLE, BF16, HALF)),
+        # What a kernel reads on a GPU, on a CPU with AMX, and on another one.
+        *((BF16, a, b, a != b, BF16, BF16, BF16, SINGLE) for a, b in WIDTHS),
+        (BF16, 1, 32, True, SINGLE, BF16, BF16, SINGLE),
+        (BF16, 32, 32, True, BF16, None, SINGLE, SINGLE),
+        (BF16, 32, 48, True, BF16, None, SINGLE, SINGLE),
+        (BF16, 1, 64, True, SINGLE, None, SINGLE, SINGLE),
+        (BF16, 32, 160, True, BF16, None, None, None),
+        (BF16, 32, 32, False, HALF, None, None, None),
+        (None, 32, 32, False, SINGLE, None, SINGLE, SINGLE),
+        (None, 32, 32, False, BF16, None, None, None),
+        *((HALF, 32, 32, False, dtype, *[None] * 3) for dtype in (SINGLE, BF16, HALF)),
     ],
 )
-def test_what_has_a_kernel_on_a_gpu(
+def test_what_a_kernel_reads(
     monkeypatch: pytest.MonkeyPatch,
     autocast: torch.dtype | None,
     inputs: int,
     outputs: int,
     shortcut: bool,
     dtype: torch.dtype,
-    fits: bool,
+    gpu: torch.dtype | None,
+    amx: torch.dtype | None,
+    cpu: torch.dtype | None,
 ) -> None:
     module = importlib.import_module("sparse_aasist.ops.residual_block")
     monkeypatch.setattr(module, "use_kernel", lambda op, kind: True)
     monkeypatch.setattr(module, "autocast_dtype", lambda x: autocast)
-    with FakeTensorMode():
-        x = torch.empty(2, inputs, 3, 9, dtype=dtype, device="cuda")
-        weight = torch.empty(outputs, inputs, 2, 3, device="cuda")
-        assert can_use_kernel(x, weight, shortcut) is fits
-        assert not can_use_kernel(x, weight.bfloat16(), shortcut)
-        empty = torch.empty(0, inputs, 3, 9, dtype=dtype, device="cuda")
-        assert not can_use_kernel(empty, weight, shortcut)
+    for device, has_amx, expected in (
+        ("cuda", False, gpu),
+        ("cpu", True, amx),
+        ("cpu", False, cpu),
+    ):
+        monkeypatch.setattr(module, "cpu_multiplies_bfloat16", lambda has=has_amx: has)
+        with FakeTensorMode():
+            x = torch.empty(2, inputs, 3, 9, dtype=dtype, device=device)
+            weight = torch.empty(outputs, inputs, 2, 3, device=device)
+            assert kernel_dtype(x, weight, shortcut) is expected
+            assert kernel_dtype(x, weight.bfloat16(), shortcut) is None
+            empty = torch.empty(0, inputs, 3, 9, dtype=dtype, device=device)
+            assert kernel_dtype(empty, weight, shortcut) is None
 
 
-@pytest.mark.needs_cuda
-class TestOnGpu:
-    """The public functions and the model, where kernels are."""
+@pytest.mark.skipif(not has_kernel("residual_block", "cpu"), reason="there are no CPU kernels")
+def test_a_cpu_without_amx_rounds_the_result_of_float32() -> None:
+    block = block_of((2, 32, 64, 2, 30))
+    x, *rest = block
+    exact, grad = (x.float(), *rest), gradient_for(block)
+    limit_simd_level(SIMD_LEVELS[-2])
+    try:
+        trained = training_pass(residual_block_training, exact, tensors_of(exact), grad.float())
+        with torch.no_grad():
+            scored = residual_block(*exact)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(residual_block(*block), scored.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            got = training_pass(residual_block_training, block, tensors_of(block), grad)
+    finally:
+        limit_simd_level(SIMD_LEVELS[-1])
+    assert torch.equal(got.out, trained.out.bfloat16())
+    assert torch.equal(got.gradients[0], trained.gradients[0].bfloat16())
+    assert all(map(torch.equal, got.gradients[1:], trained.gradients[1:]))
 
-    def block(self, size: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Block:
-        x, *rest = block_of(size)
-        parts = (part and type(part)(*(_cuda(value) for value in part)) for part in rest)
-        return (x.cuda().to(dtype), *parts)
+
+def on(device: str, block: Block) -> Block:
+    """Move a block."""
+    x, *rest = block
+    parts = (part and type(part)(*(_moved(value, device) for value in part)) for part in rest)
+    return (x.to(device), *parts)
+
+
+def _moved(value: Tensor | float, device: str) -> Tensor | float:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _needs_amx() -> pytest.MarkDecorator:
+    reason = "the CPU kernels have no products in bfloat16 (AMX)"
+    return pytest.mark.skipif(not cpu_multiplies_bfloat16(), reason=reason)
+
+
+BFLOAT16_DEVICES = [
+    pytest.param("cpu", marks=_needs_amx()),
+    pytest.param("cuda", marks=pytest.mark.needs_cuda),
+]
+
+
+@pytest.mark.parametrize("device", BFLOAT16_DEVICES)
+class TestFunctions:
+    """The public functions where bfloat16 has kernels."""
 
     @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-    def test_layouts_change_nothing(self, widths: tuple[int, int]) -> None:
+    def test_layouts_change_nothing(self, device: str, widths: tuple[int, int]) -> None:
         block = block_of((2, *widths, 2, 70))
-        ops, x, grad = BlockOps("compiled", "cuda"), block[0], gradient_for(block)
+        ops, x, grad = BlockOps("compiled", device), block[0], gradient_for(block)
         expected, trained = ops.residual_block(*block), ops.train(block, grad)
         rows = x.permute(0, 2, 3, 1)
         # Not from a multiple of 16 bytes on, in another order, and with gaps.
@@ -138,39 +193,42 @@ class TestOnGpu:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-    def test_functions_under_autocast(self, widths: tuple[int, int], dtype: torch.dtype) -> None:
+    def test_functions_under_autocast(
+        self, device: str, widths: tuple[int, int], dtype: torch.dtype
+    ) -> None:
         size = (2, *widths, 5, 300)
-        lowered, block = block_of(size), self.block(size, dtype)
+        lowered = block_of(size)
+        block = on(device, (lowered[0].to(dtype), *lowered[1:]))
         grad, _ = clear_gradient(lowered)
-        with torch.autocast("cuda", torch.bfloat16), backend("compiled"):
-            got = training_pass(residual_block_training, block, tensors_of(block), grad.cuda())
+        with torch.autocast(device, torch.bfloat16), backend("compiled"):
+            got = training_pass(residual_block_training, block, tensors_of(block), grad.to(device))
             with torch.no_grad():
                 scored = residual_block(*block)
-        by_op = BlockOps("compiled", "cuda").train(lowered, grad)
+        by_op = BlockOps("compiled", device).train(lowered, grad)
         assert torch.equal(got.out.cpu(), by_op.out)
         assert [g.dtype for g in got.gradients] == [t.dtype for t in tensors_of(block)]
         for a, b in zip(got.gradients, by_op.gradients, strict=True):
             assert torch.equal(a.cpu().float(), b.float())
-        assert torch.equal(scored.cpu(), BlockOps("compiled", "cuda").residual_block(*lowered))
-        with torch.autocast("cuda", torch.bfloat16):
+        assert torch.equal(scored.cpu(), BlockOps("compiled", device).residual_block(*lowered))
+        with torch.autocast(device, torch.bfloat16):
             expected = training_pass(
-                residual_block_training_reference, block, tensors_of(block), grad.cuda()
+                residual_block_training_reference, block, tensors_of(block), grad.to(device)
             )
         assert got.out.dtype is expected.out.dtype is torch.bfloat16
         assert error_of(got.out, expected.out) < 2e-2
         assert_gradients_near(got.gradients, expected.gradients)
 
     @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-    def test_two_runs_are_equal(self, widths: tuple[int, int]) -> None:
+    def test_two_runs_are_equal(self, device: str, widths: tuple[int, int]) -> None:
         block = block_of((4, *widths, 23, 1000))
-        ops, grad = BlockOps("compiled", "cuda"), gradient_for(block)
+        ops, grad = BlockOps("compiled", device), gradient_for(block)
         assert_equal(ops.train(block, grad), ops.train(block, grad))
 
-    def test_more_work_than_blocks(self) -> None:
+    def test_more_work_than_blocks(self, device: str) -> None:
         # 2,048 blocks convolve and 264 sum gradients; each goes on to its next piece.
         block = block_of((80, 32, 32, 23, 1000))
         x, *rest = block
-        ops = BlockOps("compiled", "cuda")
+        ops = BlockOps("compiled", device)
         parts = [ops.residual_block(part, *rest) for part in x.split(8)]
         assert torch.equal(ops.residual_block(*block), torch.cat(parts))
         grad = gradient_for(block)
@@ -182,9 +240,9 @@ class TestOnGpu:
             torch.testing.assert_close(two, 2 * one, rtol=1e-3, atol=1e-3 * one.abs().max().item())
 
     @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-    def test_ops_are_registered_completely(self, widths: tuple[int, int]) -> None:
-        assert use_kernel("residual_block", "cuda")  # and the fakes are registered
-        x, conv1, norm, conv2, shortcut = self.block((2, *widths, 2, 30), torch.bfloat16)
+    def test_ops_are_registered_completely(self, device: str, widths: tuple[int, int]) -> None:
+        assert use_kernel("residual_block", device)  # and the fakes are registered
+        x, conv1, norm, conv2, shortcut = on(device, block_of((2, *widths, 2, 30)))
         tail = (*conv2, *(shortcut or (None, None)))
         ops = torch.ops.sparse_aasist
         torch.library.opcheck(ops.residual_block.default, (x, *conv1, *norm, *tail))
@@ -197,60 +255,64 @@ class TestOnGpu:
         )
 
     @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-    def test_empty_batches(self, widths: tuple[int, int]) -> None:
+    def test_empty_batches(self, device: str, widths: tuple[int, int]) -> None:
         block = block_of((0, *widths, 2, 30))
-        got = BlockOps("compiled", "cuda").train(block, gradient_for(block))
+        got = BlockOps("compiled", device).train(block, gradient_for(block))
         assert all(statistic.isnan().all() for statistic in got.statistics)
         assert all(torch.equal(g, torch.zeros_like(g)) for g in got.gradients)
 
-    def test_other_blocks_run_as_reference(self) -> None:
-        wide = self.block((1, 32, 48, 2, 30), torch.bfloat16)
-        x, conv1, norm, *rest = self.block((1, 32, 32, 2, 30), torch.bfloat16)
-        conv1 = type(conv1)(conv1.weight, conv1.bias.bfloat16())
-        with torch.autocast("cuda", torch.bfloat16), torch.no_grad():
-            for block in (wide, (x, conv1, norm, *rest)):
-                assert torch.equal(residual_block(*block), residual_block_reference(*block))
-        ops = BlockOps("compiled", "cuda")
-        with pytest.raises(RuntimeError, match="blocks on a GPU are 1 to 32"):
+    def test_what_kernels_refuse(self, device: str) -> None:
+        ops = BlockOps("compiled", device)
+        with pytest.raises(RuntimeError, match="blocks in bfloat16 are 1 to 32"):
             ops.residual_block(*block_of((1, 32, 48, 2, 30)))
         for clips, steps in ((1, 1 << 25), (1 << 31, 3)):
             x, *rest = block_of((1, 1, 32, 1, 3))
-            x = x[..., :1].cuda().expand(clips, 1, 1, steps)  # nothing so large is written
+            x = x[..., :1].to(device).expand(clips, 1, 1, steps)  # nothing so large is written
             with pytest.raises(RuntimeError, match=f"got {clips} of {steps}"):
                 ops.residual_block(x, *rest)
-        with pytest.raises(RuntimeError, match="must be bfloat16"):
-            ops.residual_block(*problem(1, 32, 32, 2, 30, True))
+        x, *rest = problem(1, 32, 32, 2, 30, True)
+        with pytest.raises(RuntimeError, match=r"must be .*bfloat16"):
+            ops.residual_block(x.half(), *rest)
 
 
-def _cuda(value: Tensor | float) -> Tensor | float:
-    return value.cuda() if isinstance(value, Tensor) else value
+@pytest.mark.parametrize("lowered", ["x", "a weight"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)])
+def test_what_no_kernel_takes_runs_as_reference(device: str, lowered: str) -> None:
+    # Wider than kernels are, and with a weight that is not float32.
+    x, conv1, norm, *rest = on(device, block_of((1, 32, 160 if lowered == "x" else 32, 2, 30)))
+    if lowered == "a weight":
+        conv1 = type(conv1)(conv1.weight, conv1.bias.bfloat16())
+    with torch.autocast(device, torch.bfloat16), torch.no_grad():
+        got = residual_block(x, conv1, norm, *rest)
+        assert torch.equal(got, residual_block_reference(x, conv1, norm, *rest))
 
 
-@pytest.mark.needs_cuda
-class TestModelOnGpu:
+@pytest.fixture(scope="module")
+def model() -> AASIST:
+    return calibrated_model()
+
+
+@pytest.mark.parametrize("device", BFLOAT16_DEVICES)
+class TestModel:
     """The whole model with its encoder in bfloat16."""
 
-    @pytest.fixture(scope="class")
-    def model(self) -> AASIST:
-        return calibrated_model()
-
     @pytest.fixture
-    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-        """For each call of a residual block, whether a kernel runs."""
-        calls: list[bool] = []
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype | None]:
+        """For each call of a residual block, what its kernel reads."""
+        calls: list[torch.dtype | None] = []
 
-        def spy(*arguments: Any, **named: Any) -> bool:
-            calls.append(can_use_kernel(*arguments, **named))
+        def spy(*arguments: Any, **named: Any) -> torch.dtype | None:
+            calls.append(kernel_dtype(*arguments, **named))
             return calls[-1]
 
-        monkeypatch.setattr(encoder, "can_use_kernel", spy)
+        monkeypatch.setattr(encoder, "kernel_dtype", spy)
         return calls
 
-    def test_scoring(self, model: AASIST, calls: list[bool]) -> None:
-        gpu, moved = copy.deepcopy(model).cuda(), waveforms().cuda()
-        with torch.no_grad(), backend("compiled"), torch.autocast("cuda", torch.bfloat16):
-            got, features = gpu(moved), gpu.encoder(gpu._filter(moved)).cpu()
-        assert calls == [True] * 12
+    def test_scoring(self, device: str, model: AASIST, calls: list[torch.dtype | None]) -> None:
+        there, moved = copy.deepcopy(model).to(device), waveforms().to(device)
+        with torch.no_grad(), backend("compiled"), torch.autocast(device, torch.bfloat16):
+            got, features = there(moved), there.encoder(there._filter(moved)).cpu()
+        assert calls == [torch.bfloat16] * 12
         with torch.no_grad():
             assert error_of(features, model.encoder(model._filter(waveforms()))) < FEATURES
             # From these features on: the graphs sort their nodes, of which rounding swaps some in
@@ -259,30 +321,17 @@ class TestModelOnGpu:
         torch.testing.assert_close(got.logits.cpu(), expected.logits, rtol=0, atol=1e-4)
         torch.testing.assert_close(got.embedding.cpu(), expected.embedding, rtol=0, atol=1e-4)
 
-    def test_a_graph_of_scoring_repeats_it(self, model: AASIST) -> None:
-        gpu, static = copy.deepcopy(model).cuda(), waveforms().cuda()
-        other = static.flip(0)
-        settings = {"dtype": torch.bfloat16, "cache_enabled": False}
-        with torch.no_grad(), backend("compiled"), torch.autocast("cuda", **settings):
-            expected = [gpu(static).logits, gpu(other).logits]
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                captured = gpu(static).logits
-            for one, logits in zip((static.clone(), other), expected, strict=True):
-                static.copy_(one)
-                graph.replay()
-                assert torch.equal(captured, logits)
-
-    def test_the_gradient_of_the_encoder(self, model: AASIST, calls: list[bool]) -> None:
+    def test_the_gradient_of_the_encoder(
+        self, device: str, model: AASIST, calls: list[torch.dtype | None]
+    ) -> None:
         # The pools choose other steps in low precision, in PyTorch's as well: emulated on a CPU,
         # this gradient has a cosine of 0.991 with that of float32, PyTorch's one of 0.98 to 0.99.
         x = model._filter(waveforms()).detach()
         expected = self.gradient(model, x)
         calls.clear()
-        with torch.autocast("cuda", torch.bfloat16), backend("compiled"):
-            got = self.gradient(copy.deepcopy(model).cuda(), x.cuda())
-        assert calls == [True] * 6
+        with torch.autocast(device, torch.bfloat16), backend("compiled"):
+            got = self.gradient(copy.deepcopy(model).to(device), x.to(device))
+        assert calls == [torch.bfloat16] * 6
         assert F.cosine_similarity(got, expected, dim=0) > 0.98
 
     def gradient(self, model: AASIST, x: Tensor) -> Tensor:
@@ -297,3 +346,20 @@ class TestModelOnGpu:
         # The statistics take the gradient of conv1's bias away: what is left is rounding.
         grads = [g.cpu().flatten() for n, g in named.items() if not n.endswith("conv1.bias")]
         return torch.cat([g / g.norm() for g in grads])
+
+
+@pytest.mark.needs_cuda
+def test_a_graph_of_scoring_repeats_it() -> None:
+    gpu, static = calibrated_model().cuda(), waveforms().cuda()
+    other = static.flip(0)
+    settings = {"dtype": torch.bfloat16, "cache_enabled": False}
+    with torch.no_grad(), backend("compiled"), torch.autocast("cuda", **settings):
+        expected = [gpu(static).logits, gpu(other).logits]
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = gpu(static).logits
+        for one, logits in zip((static.clone(), other), expected, strict=True):
+            static.copy_(one)
+            graph.replay()
+            assert torch.equal(captured, logits)

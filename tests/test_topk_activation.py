@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,13 +21,7 @@ from topk_implementations import (
 from torch import Tensor
 
 from sparse_aasist import _extension
-from sparse_aasist.ops import (
-    backend,
-    backend_report,
-    topk_activation,
-    topk_activation_reference,
-)
-from sparse_aasist.ops._backend import OPS, _backend_of_environment, _choose, _warn_once
+from sparse_aasist.ops import topk_activation, topk_activation_reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 RULES = ("value", "abs", "relu")
@@ -423,88 +416,3 @@ def test_bad_arguments(
 ) -> None:
     with pytest.raises(error, match=message):
         function(x, k, by=by)
-
-
-@pytest.fixture
-def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget which backend was chosen, before and after the test."""
-    monkeypatch.delenv("SPARSE_AASIST_BACKEND", raising=False)
-    cached = (_extension.load_failure, _backend_of_environment, _choose, _warn_once)
-    for function in cached:
-        function.cache_clear()
-    yield
-    for function in cached:
-        function.cache_clear()
-
-
-@pytest.fixture
-def nothing_compiled(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nothing_remembered: None
-) -> None:
-    """Make the extension look for its library in an empty folder."""
-    monkeypatch.setattr(_extension, "_LIBRARY", tmp_path / "libsparse_aasist_ops.so")
-
-
-@pytest.mark.usefixtures("nothing_compiled")
-def test_without_kernels_the_reference_runs_and_says_so_once() -> None:
-    x = random_rows(3, 8, torch.float32)
-    with pytest.warns(RuntimeWarning, match=r"plain PyTorch on cpu: nothing was compiled") as seen:
-        for by in RULES:
-            got = topk_activation(x, 3, by=by)
-            assert torch.equal(got, expected_selection(x, 3, by).activation)
-    assert len(seen) == 1
-    assert "PyTorch reference (nothing was compiled)" in backend_report()["topk_activation"]
-    with backend("compiled"), pytest.raises(RuntimeError, match="no compiled kernel on cpu: noth"):
-        topk_activation(x, 3)
-
-
-@pytest.mark.usefixtures("nothing_compiled")
-def test_a_library_that_does_not_load_is_reported() -> None:
-    _extension._LIBRARY.write_bytes(b"not a library")
-    x = random_rows(3, 8, torch.float32)
-    with pytest.warns(RuntimeWarning, match=r"libsparse_aasist_ops.so does not load"):
-        assert torch.equal(topk_activation(x, 3), topk_activation_reference(x, 3))
-    assert _extension.load() is False
-    assert _extension.build_info()["compiled"] is False
-
-
-def runs_as(x: Tensor) -> str:
-    return type(topk_activation(x, 1).grad_fn).__name__
-
-
-@pytest.mark.usefixtures("nothing_remembered")
-def test_backend_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    need_kernel("cpu")
-    x = torch.randn(2, 5, requires_grad=True)
-    compiled = runs_as(x)
-    with backend("reference"):
-        reference = runs_as(x)
-        assert "reference (asked for)" in backend_report()["topk_activation"]
-        with backend("compiled"):
-            assert runs_as(x) == compiled
-        assert runs_as(x) == reference != compiled
-    assert runs_as(x) == compiled
-    with pytest.raises(ValueError, match="must be one of compiled, reference, got 'cuda'"):
-        backend("cuda").__enter__()
-    # Blocks of two threads may close in any order.
-    first, second = backend("reference"), backend("compiled")
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert runs_as(x) == compiled
-    second.__exit__(None, None, None)
-    monkeypatch.setenv("SPARSE_AASIST_BACKEND", "reference")
-    _backend_of_environment.cache_clear()
-    assert runs_as(x) == reference
-    monkeypatch.setenv("SPARSE_AASIST_BACKEND", "fast")
-    _backend_of_environment.cache_clear()
-    with pytest.raises(ValueError, match=r"SPARSE_AASIST_BACKEND must be one of .*got 'fast'"):
-        topk_activation(x, 1)
-
-
-def test_backend_report_names_what_runs() -> None:
-    need_kernel("cpu")
-    report = backend_report()
-    assert set(report) == set(OPS)
-    for line in report.values():
-        assert line.startswith(f"cpu: compiled kernel, {_extension.simd_level()}; cuda: ")

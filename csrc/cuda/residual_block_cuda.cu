@@ -1,16 +1,16 @@
 // residual_block on a GPU: the weights packed and the norm folded, conv1, and
 // the rest of the block.
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 #include "residual_forward.cuh"
 #include "residual_norm.cuh"
 
 namespace sparse_aasist {
 
-int64_t residual_packed_cuda(const ResidualCudaParams& params) {
+int64_t residual_packed_cuda(const ResidualBfloat16Params& params) {
   return packed_weights(params, kPackedWeights) - params.packed;
 }
 
-const char* residual_block_cuda(const ResidualCudaParams& params,
+const char* residual_block_cuda(const ResidualBfloat16Params& params,
                                 const Normalisation& norm,
                                 void* stream) {
   if (params.batch == 0)

@@ -1,5 +1,5 @@
 // The gradient of residual_block_training on a GPU.
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 #include "residual_forward.cuh"
 #include "residual_gradient.cuh"
 #include "residual_norm.cuh"
@@ -13,7 +13,7 @@ namespace {
 //
 //   x^ = (m - mean) / s,  dm = weight / s (dn - avg(dn) - x^ avg(dn x^))
 __global__ void __launch_bounds__(kTotalThreads) residual_channels_kernel(
-    const __grid_constant__ ResidualCudaBackwardParams params,
+    const __grid_constant__ ResidualBfloat16BackwardParams params,
     const __grid_constant__ PartialSums normal,
     const __grid_constant__ PartialSums grads) {
   const Normalisation& norm = params.norm;
@@ -59,11 +59,11 @@ struct Backward {
   using InputRows = typename Kind::InputRows;
   using NormalShape = ConvolutionShape<kOutputs, 0, kOutputs>;
 
-  const ResidualCudaBackwardParams& params;
-  const ResidualCudaParams& forward;
+  const ResidualBfloat16BackwardParams& params;
+  const ResidualBfloat16Params& forward;
   void* stream;
 
-  explicit Backward(const ResidualCudaBackwardParams& of, void* on)
+  explicit Backward(const ResidualBfloat16BackwardParams& of, void* on)
       : params(of), forward(of.forward), stream(on) {}
 
   Unpooled unpooled() const {
@@ -169,10 +169,10 @@ struct Backward {
 
 }  // namespace
 
-int64_t residual_backward_partials_cuda(const ResidualCudaParams& params) {
+int64_t residual_backward_partials_cuda(const ResidualBfloat16Params& params) {
   int64_t size = 0;
   with_block(params, [&](auto kind) -> const char* {
-    ResidualCudaBackwardParams of{};
+    ResidualBfloat16BackwardParams of{};
     of.forward = params;
     size = Backward<decltype(kind)>(of, nullptr).partials();
     return nullptr;
@@ -181,7 +181,7 @@ int64_t residual_backward_partials_cuda(const ResidualCudaParams& params) {
 }
 
 const char* residual_block_training_backward_cuda(
-    const ResidualCudaBackwardParams& params,
+    const ResidualBfloat16BackwardParams& params,
     void* stream) {
   if (params.forward.batch == 0)
     return nullptr;

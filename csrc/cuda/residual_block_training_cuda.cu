@@ -1,5 +1,5 @@
 // residual_block_training on a GPU, forward.
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 #include "residual_forward.cuh"
 #include "residual_norm.cuh"
 #include "residual_sums.cuh"
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kTotalThreads)
 
 // Rows of partial sums of the middle.
 template <class Kind>
-int32_t middle_rows(const ResidualCudaParams& params) {
+int32_t middle_rows(const ResidualBfloat16Params& params) {
   if constexpr (Kind::kFirst) {
     return static_cast<int32_t>(sum_blocks(params.batch * (params.height + 1)));
   } else {
@@ -58,7 +58,7 @@ int32_t middle_rows(const ResidualCudaParams& params) {
 
 }  // namespace
 
-int64_t residual_training_partials_cuda(const ResidualCudaParams& params) {
+int64_t residual_training_partials_cuda(const ResidualBfloat16Params& params) {
   int64_t size = 0;
   with_block(params, [&](auto kind) -> const char* {
     size = 2 * static_cast<int64_t>(middle_rows<decltype(kind)>(params)) *
@@ -71,7 +71,7 @@ int64_t residual_training_partials_cuda(const ResidualCudaParams& params) {
 }
 
 const char* residual_block_training_cuda(
-    const ResidualCudaParams& params,
+    const ResidualBfloat16Params& params,
     const ResidualStatisticsParams& statistics,
     void* stream) {
   if (params.batch == 0)

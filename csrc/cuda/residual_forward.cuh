@@ -9,7 +9,7 @@ namespace sparse_aasist {
 // Launches conv1; the sums of its result go to `partials` where that is not
 // null. Nothing with one input channel, whose middle is not kept.
 template <class Kind>
-const char* launch_middle(const ResidualCudaParams& params,
+const char* launch_middle(const ResidualBfloat16Params& params,
                           float* partials,
                           void* stream) {
   if constexpr (Kind::kFirst) {
@@ -29,7 +29,7 @@ const char* launch_middle(const ResidualCudaParams& params,
 
 // Launches all that follows the affine form of the norm.
 template <class Kind>
-const char* launch_out(const ResidualCudaParams& params, void* stream) {
+const char* launch_out(const ResidualBfloat16Params& params, void* stream) {
   using Shape =
       ConvolutionShape<Kind::kOutputs, Kind::kIdentity ? 0 : Kind::kInputs,
                        Kind::kOutputs>;

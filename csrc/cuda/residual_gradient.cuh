@@ -203,7 +203,7 @@ static __global__ void residual_gradient_sum_kernel(const float* partials,
 
 // The shortcut's rows are those of the result.
 template <class Shape>
-Walk gradient_walk(const ResidualCudaParams& params, Height height) {
+Walk gradient_walk(const ResidualBfloat16Params& params, Height height) {
   Walk walk = walk_over(params, height, Shape::kSteps);
   if (Shape::kHigh == 1)
     walk.source_rows = walk.rows;
@@ -211,7 +211,7 @@ Walk gradient_walk(const ResidualCudaParams& params, Height height) {
 }
 
 template <int kHigh, class GradientRows, class SourceRows>
-int64_t gradient_partials(const ResidualCudaParams& params, Height height) {
+int64_t gradient_partials(const ResidualBfloat16Params& params, Height height) {
   using Shape = GradientShape<GradientRows, SourceRows, kHigh>;
   return int64_t{gradient_blocks(gradient_walk<Shape>(params, height))} *
          Shape::kShares * Shape::kEntries;
@@ -221,7 +221,7 @@ int64_t gradient_partials(const ResidualCudaParams& params, Height height) {
 template <int kHigh, class GradientRows, class SourceRows>
 const char* launch_gradient(const GradientRows& gradients,
                             const SourceRows& source,
-                            const ResidualCudaParams& params,
+                            const ResidualBfloat16Params& params,
                             Height height,
                             int32_t inputs,
                             float* partials,

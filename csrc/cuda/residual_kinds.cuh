@@ -7,7 +7,7 @@
 
 namespace sparse_aasist {
 
-// The kinds of blocks that there are kernels for: has_residual_block_cuda().
+// The kinds of blocks that there are kernels for: has_residual_block_bfloat16().
 template <int kInputs_, int kOutputs_>
 struct BlockKind {
   static constexpr bool kFirst = kInputs_ == 1;
@@ -19,8 +19,8 @@ struct BlockKind {
 };
 
 template <class Run>
-const char* with_block(const ResidualCudaParams& params, const Run& run) {
-  if (!has_residual_block_cuda(params.inputs, params.outputs,
+const char* with_block(const ResidualBfloat16Params& params, const Run& run) {
+  if (!has_residual_block_bfloat16(params.inputs, params.outputs,
                                params.shortcut.weight != nullptr))
     return "no kernel for a block of these widths";
   if (params.inputs == 1)
@@ -31,20 +31,20 @@ const char* with_block(const ResidualCudaParams& params, const Run& run) {
                               : run(BlockKind<32, 64>{});
 }
 
-inline Image input_image(const ResidualCudaParams& params) {
+inline Image input_image(const ResidualBfloat16Params& params) {
   return {params.height, params.inputs, params.steps};
 }
 
-inline Image middle_image(const ResidualCudaParams& params) {
+inline Image middle_image(const ResidualBfloat16Params& params) {
   return {params.height + 1, params.outputs, params.steps};
 }
 
-inline Image pooled_image(const ResidualCudaParams& params) {
+inline Image pooled_image(const ResidualBfloat16Params& params) {
   return {params.height, params.outputs, params.steps / kPoolSteps};
 }
 
 template <class Kind>
-typename Kind::Middle middle_of(const ResidualCudaParams& params) {
+typename Kind::Middle middle_of(const ResidualBfloat16Params& params) {
   if constexpr (Kind::kFirst)
     return {params.x, input_image(params), params.conv1};
   else

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "bfloat16_channels.cuh"
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 
 namespace sparse_aasist {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "batch_norm.cuh"
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 
 namespace sparse_aasist {
 
@@ -15,7 +15,7 @@ static __global__ void residual_norm_kernel(Normalisation norm,
   to[channels + channel] = affine.shift;
 }
 
-inline const char* launch_norm(const ResidualCudaParams& params,
+inline const char* launch_norm(const ResidualBfloat16Params& params,
                                const Normalisation& norm,
                                void* stream) {
   return SPARSE_AASIST_LAUNCH(residual_norm_kernel, 1, params.outputs, 0,

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "launch.h"
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 
 namespace sparse_aasist {
 
@@ -49,7 +49,7 @@ struct Walk {
   }
 };
 
-inline Walk walk_over(const ResidualCudaParams& params,
+inline Walk walk_over(const ResidualBfloat16Params& params,
                       Height height,
                       int32_t length) {
   const bool grows = height == Height::kGrows;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "bfloat16_channels.cuh"
-#include "residual_block_cuda.h"
+#include "residual_block_bfloat16.h"
 
 namespace sparse_aasist {
 
@@ -84,7 +84,7 @@ static __global__ void residual_pack_kernel(
 
 // Mirrored weights take the same room as the others, and are at the same
 // places.
-inline PackPlan packing(const ResidualCudaParams& params, bool mirrored) {
+inline PackPlan packing(const ResidualBfloat16Params& params, bool mirrored) {
   const int32_t inputs = params.inputs, outputs = params.outputs;
   return {{{params.conv1.weight, outputs, inputs, 2, mirrored},
            {params.conv2.weight, outputs, outputs, 2, mirrored},
@@ -92,7 +92,7 @@ inline PackPlan packing(const ResidualCudaParams& params, bool mirrored) {
           params.packed};
 }
 
-inline const char* pack_weights(const ResidualCudaParams& params,
+inline const char* pack_weights(const ResidualBfloat16Params& params,
                                 bool mirrored,
                                 void* stream) {
   const PackPlan plan = packing(params, mirrored);
@@ -105,7 +105,7 @@ inline const char* pack_weights(const ResidualCudaParams& params,
 }
 
 // Where those of `which` begin; of kPackedWeights, where all end.
-inline const uint32_t* packed_weights(const ResidualCudaParams& params,
+inline const uint32_t* packed_weights(const ResidualBfloat16Params& params,
                                       PackedWeights which) {
   const PackPlan plan = packing(params, false);
   const uint32_t* at = params.packed;

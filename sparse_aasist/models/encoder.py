@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparse_aasist.models.fusion import convolution, normalisation, only_computes
 from sparse_aasist.ops import Convolution, residual_block, residual_block_training
-from sparse_aasist.ops.residual_block import POOL_STEP, can_use_kernel
+from sparse_aasist.ops.residual_block import POOL_STEP, kernel_dtype
 
 
 class ResidualBlock(nn.Module):
@@ -58,7 +58,8 @@ class ResidualBlock(nn.Module):
             only_computes(self, torch.float32, training=self.training)
             and (self.conv1.padding, self.conv2.padding) == ((1, 1), (0, 1))
             and (shortcut is None or shortcut.padding == (0, 1))
-            and can_use_kernel(x, self.conv1.weight, shortcut is not None, training=self.training)
+            and kernel_dtype(x, self.conv1.weight, shortcut is not None, training=self.training)
+            is not None
             and (self.training or not _wants_gradient(x, self))
         )
 

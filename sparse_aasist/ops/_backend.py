@@ -68,6 +68,9 @@ def use_kernel(op: str, device_type: str) -> bool:
     return _choose(op, device_type, _asked_for())
 
 
+cpu_multiplies_bfloat16 = torch.compiler.assume_constant_result(_extension.cpu_multiplies_bfloat16)
+
+
 def device_type(x: Tensor) -> str:
     """Return `x.device.type`, on a CPU without the objects on the way: they cost 2 us a call."""
     return "cpu" if x.is_cpu else x.device.type
@@ -162,9 +165,15 @@ def _describe(op: str, device_type: str) -> str:
     if _asked_for() == "reference":
         return f"{device_type}: PyTorch reference (asked for)"
     if _extension.has_kernel(op, device_type):
-        level = f", {_extension.simd_level()}" if device_type == "cpu" else ""
-        return f"{device_type}: compiled kernel{level}"
+        return f"{device_type}: compiled kernel" + (_level(op) if device_type == "cpu" else "")
     return f"{device_type}: PyTorch reference ({_why_reference(device_type)})"
+
+
+def _level(op: str) -> str:
+    level = _extension.simd_level()
+    if level != "amx":
+        return f", {level}"
+    return ", avx512" + (", amx in bfloat16" if op.startswith("residual_block") else "")
 
 
 def _why_reference(device_type: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparse_aasist.ops._arguments import check_alike
 from sparse_aasist.ops._backend import (
     autocast_dtype,
+    cpu_multiplies_bfloat16,
     device_type,
     needs_reference,
     use_kernel,
@@ -18,8 +19,8 @@ from sparse_aasist.ops._backend import (
 
 MAX_CHANNELS = 128
 """Wider blocks run as the reference."""
-CUDA_WIDTHS = ((1, 32), (32, 32), (32, 64), (64, 64))
-"""Input and output channels of the blocks that have a kernel on a GPU: those of AASIST, with a
+BFLOAT16_WIDTHS = ((1, 32), (32, 32), (32, 64), (64, 64))
+"""Input and output channels of the blocks that have a kernel in bfloat16: those of AASIST, with a
 shortcut where they differ and only there."""
 POOL_STEP = 3
 """The largest of three neighbouring time steps is kept."""
@@ -59,15 +60,16 @@ def residual_block(
 
     Kernels are for calls without gradients; all else runs as plain PyTorch.
 
-    On a CPU: float32 without autocast, up to 128 channels. It uses Winograd's F(4, 3) along time:
-    values agree with direct convolution to some 1e-6 of the largest nearby, and one that is not
-    finite makes up to 5 steps of a row NaN in each convolution, not 3.
+    In float32, on a CPU and up to 128 channels: Winograd's F(4, 3) along time. Values agree with
+    direct convolution to some 1e-6 of the largest nearby, and one that is not finite makes up to 5
+    steps of a row NaN in each convolution, not 3. On a GPU, where float32 is to be exact or TF32,
+    cuDNN has the better kernels: it multiplies float32 on its ordinary cores.
 
-    On a GPU: float32 weights of `CUDA_WIDTHS` under autocast to bfloat16, on tensor cores. Rounded
-    to bfloat16 are x, the weights of the convolutions, conv1(x) with its bias, what SELU gives and
-    the result; sums, biases and the normalisation are float32. With one input channel neither
-    conv1's weights nor its result are rounded. Without autocast, where float32 is to be exact or
-    TF32, cuDNN has the better kernels: a GPU multiplies float32 on its ordinary cores.
+    In bfloat16, under autocast and for float32 weights of `BFLOAT16_WIDTHS`: on a GPU's tensor
+    cores, and on a CPU with AMX. Rounded to bfloat16 are x, the weights of the convolutions,
+    conv1(x) with its bias, what SELU gives and the result; sums, biases and the normalisation are
+    float32. With one input channel neither conv1's weights nor its result are rounded. On another
+    CPU, and for other widths, autocast to bfloat16 rounds the result of the kernel in float32.
 
     Args:
         x: (B, C, H, T), T >= 3; best with channels last, as the result is.
@@ -86,12 +88,13 @@ def residual_block(
     """
     tensors = _check(x, conv1, norm, conv2, shortcut)
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    is_mixed = has_other_weights(tensors)
-    if wants_gradient or is_mixed or not can_use_kernel(x, conv1.weight, shortcut is not None):
+    dtype = kernel_dtype(x, conv1.weight, shortcut is not None)
+    if wants_gradient or has_other_weights(tensors) or dtype is None:
         return residual_block_reference(x, conv1, norm, conv2, shortcut)
-    return torch.ops.sparse_aasist.residual_block.default(
-        kernel_input(x), *conv1, *norm, *conv2, *(shortcut or (None, None))
+    out = torch.ops.sparse_aasist.residual_block.default(
+        x.to(dtype), *conv1, *norm, *conv2, *(shortcut or (None, None))
     )
+    return out.to(autocast_dtype(x) or dtype)
 
 
 def residual_block_reference(
@@ -114,43 +117,37 @@ def residual_block_reference(
     return F.max_pool2d(out, (1, POOL_STEP))
 
 
-def can_use_kernel(
+def kernel_dtype(
     x: Tensor, conv1_weight: Tensor, has_shortcut: bool, *, training: bool = False
-) -> bool:
-    """Tell whether there is a kernel for a block of x and a weight (O, C, 2, 3): see its limits."""
+) -> torch.dtype | None:
+    """Return the dtype in which a kernel reads x, for a block with this weight (O, C, 2, 3).
+
+    None: there is no kernel; its limits are those of the functions.
+    """
     if conv1_weight.dtype is not torch.float32 or x.shape[0] == 0 or needs_reference():
-        return False
-    kind = device_type(x)
+        return None
+    kind, lowered = device_type(x), autocast_dtype(x)
     outputs, inputs = conv1_weight.shape[:2]
-    if kind == "cpu":
-        fits = _fits_cpu(x, inputs, outputs)
-    else:
-        fits = kind == "cuda" and _fits_cuda(x, inputs, outputs, has_shortcut)
-    return fits and use_kernel(f"{_NAME}_training" if training else _NAME, kind)
+    if x.dtype is not torch.float32 and x.dtype is not lowered:
+        return None
+    dtype = None
+    if lowered is torch.bfloat16 and _has_bfloat16(kind, inputs, outputs, has_shortcut):
+        dtype = lowered
+    elif kind == "cpu" and lowered in (None, torch.bfloat16):
+        dtype = torch.float32 if max(inputs, outputs) <= MAX_CHANNELS else None
+    if dtype is None or not use_kernel(f"{_NAME}_training" if training else _NAME, kind):
+        return None
+    return dtype
 
 
-def _fits_cpu(x: Tensor, inputs: int, outputs: int) -> bool:
-    widest = max(inputs, outputs)
-    return x.dtype is torch.float32 and autocast_dtype(x) is None and widest <= MAX_CHANNELS
-
-
-def _fits_cuda(x: Tensor, inputs: int, outputs: int, has_shortcut: bool) -> bool:
-    return (
-        x.dtype in (torch.float32, torch.bfloat16)
-        and autocast_dtype(x) is torch.bfloat16
-        and (inputs, outputs) in CUDA_WIDTHS
-        and has_shortcut == (inputs != outputs)
-    )
+def _has_bfloat16(kind: str, inputs: int, outputs: int, has_shortcut: bool) -> bool:
+    fits = (inputs, outputs) in BFLOAT16_WIDTHS and has_shortcut == (inputs != outputs)
+    return fits and (kind == "cuda" or (kind == "cpu" and cpu_multiplies_bfloat16()))
 
 
 def has_other_weights(tensors: list[Tensor]) -> bool:
     """Tell whether not all that `check_block` returned, but for x, is float32: autocast lets it."""
     return any(tensor.dtype is not torch.float32 for tensor in tensors[1:])
-
-
-def kernel_input(x: Tensor) -> Tensor:
-    """Return x in the dtype that the kernels of its device read."""
-    return x if x.is_cpu else x.to(torch.bfloat16)
 
 
 def _check(

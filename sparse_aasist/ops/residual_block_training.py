@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sparse_aasist.ops._backend import autocast_dtype
 from sparse_aasist.ops.residual_block import (
     POOL_STEP,
     Convolution,
-    can_use_kernel,
     check_block,
     has_other_weights,
-    kernel_input,
+    kernel_dtype,
 )
 
 
@@ -51,7 +51,7 @@ def residual_block_training(
     is deterministic and independent of the number of threads; it cannot itself be differentiated.
     Kernels are there for the dtypes and widths of `residual_block`; all else runs as plain PyTorch.
 
-    On a GPU, where the statistics are those of the rounded conv1(x), the gradient rounds to
+    In bfloat16, where the statistics are those of the rounded conv1(x), the gradient rounds to
     bfloat16: that of the result, those of the normalised and of the raw conv1(x), and that of x.
     Those of the weights are sums in float32, and stay so; that of conv1's bias, which the
     statistics take away, is 0. With one input channel conv1(x) is not kept, but computed again.
@@ -70,10 +70,12 @@ def residual_block_training(
     Source: as `residual_block`; batch normalisation, arXiv 1502.03167.
     """
     is_mixed = has_other_weights(_check(x, conv1, norm_weight, norm_bias, conv2, shortcut))
-    if is_mixed or not can_use_kernel(x, conv1.weight, shortcut is not None, training=True):
+    dtype = kernel_dtype(x, conv1.weight, shortcut is not None, training=True)
+    if is_mixed or dtype is None:
         return _reference(x, conv1, norm_weight, norm_bias, eps, conv2, shortcut)
     weights = (*conv1, norm_weight, norm_bias, eps, *conv2, *(shortcut or (None, None)))
-    return ResidualTrainingOutput(*_ResidualBlock.apply(kernel_input(x), *weights))
+    out, *statistics = _ResidualBlock.apply(x.to(dtype), *weights)
+    return ResidualTrainingOutput(out.to(autocast_dtype(x) or dtype), *statistics)
 
 
 def residual_block_training_reference(

@@ -1,4 +1,4 @@
-"""residual_block and its training on a GPU in bfloat16, against float64 that rounds alike."""
+"""residual_block and its training in bfloat16, against float64 that rounds alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kernel_program import KernelProgram
 from torch import Tensor
 
 from sparse_aasist.ops import residual_block_reference, residual_block_training_reference
-from sparse_aasist.ops.residual_block import CUDA_WIDTHS as WIDTHS
+from sparse_aasist.ops.residual_block import BFLOAT16_WIDTHS as WIDTHS
 
 Implementation = BlockOps | EncoderSanitized
 
@@ -51,15 +51,15 @@ def assert_near(got: Tensor, expected: Tensor, norm: float, name: str) -> None:
     assert error.max() <= LARGEST * scale, f"{name}: {error.max() / scale:.1e} of the largest"
 
 
-def check_scoring(gpu_block: Implementation, block: Block) -> Tensor:
-    got = gpu_block.residual_block(*block)
+def check_scoring(block_ops: Implementation, block: Block) -> Tensor:
+    got = block_ops.residual_block(*block)
     assert got.dtype is torch.bfloat16
     assert_near(got, expected_block(block), ROUNDED, "out")
     return got
 
 
-def check_training(gpu_block: Implementation, block: Block, grad: Tensor) -> Trained:
-    got = gpu_block.train(block, grad)
+def check_training(block_ops: Implementation, block: Block, grad: Tensor) -> Trained:
+    got = block_ops.train(block, grad)
     assert got.chosen.max() <= 2
     pooled, expected = expected_training(block, grad, got.chosen)
     differ = (got.chosen != pooled.argmax(-1)).sum()
@@ -91,26 +91,26 @@ SIZES = [
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_scoring(gpu_block: Implementation, size: tuple[int, ...]) -> None:
-    check_scoring(gpu_block, block_of(size))
+def test_scoring(block_ops: Implementation, size: tuple[int, ...]) -> None:
+    check_scoring(block_ops, block_of(size))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_training(gpu_block: Implementation, size: tuple[int, ...]) -> None:
+def test_training(block_ops: Implementation, size: tuple[int, ...]) -> None:
     block = block_of(size)
-    check_training(gpu_block, block, gradient_for(block))
+    check_training(block_ops, block, gradient_for(block))
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-def test_an_empty_batch(gpu_block: Implementation, widths: tuple[int, int]) -> None:
-    assert gpu_block.residual_block(*block_of((0, *widths, 2, 30))).shape == (0, widths[1], 2, 10)
+def test_an_empty_batch(block_ops: Implementation, widths: tuple[int, int]) -> None:
+    assert block_ops.residual_block(*block_of((0, *widths, 2, 30))).shape == (0, widths[1], 2, 10)
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-def test_nan_stays_in_its_clip_and_near(gpu_block: Implementation, widths: tuple[int, int]) -> None:
+def test_nan_stays_in_its_clip_and_near(block_ops: Implementation, widths: tuple[int, int]) -> None:
     block = block_of((2, *widths, 4, 150))
     block[0][1, 0, 2, 100] = torch.nan
-    got, expected = gpu_block.residual_block(*block), expected_block(block)
+    got, expected = block_ops.residual_block(*block), expected_block(block)
     # NaN above all: amax has it so, too.
     assert torch.equal(got.isnan(), expected.isnan())
     assert got[1].isnan().any() and not got[0].isnan().any()
@@ -118,22 +118,22 @@ def test_nan_stays_in_its_clip_and_near(gpu_block: Implementation, widths: tuple
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-def test_nan_in_training_is_in_all(gpu_block: Implementation, widths: tuple[int, int]) -> None:
+def test_nan_in_training_is_in_all(block_ops: Implementation, widths: tuple[int, int]) -> None:
     block = block_of((2, *widths, 2, 30))
     block[0][1, 0, 1, 7] = torch.nan
-    got = gpu_block.train(block, gradient_for(block))
+    got = block_ops.train(block, gradient_for(block))
     assert got.out.isnan().all() and all(s.isnan().all() for s in got.statistics[:2])
     assert got.statistics[2].isnan().sum() == 1
     assert all(gradient.isnan().any() for gradient in (got.gradients[0], got.gradients[1]))
 
 
 @pytest.mark.parametrize("width", [32, 64])
-def test_the_first_of_equal_steps_gets_the_gradient(gpu_block: Implementation, width: int) -> None:
+def test_the_first_of_equal_steps_gets_the_gradient(block_ops: Implementation, width: int) -> None:
     x, conv1, norm, conv2, _ = block_of((1, width, width, 2, 60))
     # Without the convolutions' part y is x, and steps are equal exactly.
     conv2 = type(conv2)(torch.zeros_like(conv2.weight), torch.zeros_like(conv2.bias))
     block = (x.float().floor().bfloat16(), conv1, norm, conv2, None)
-    got = check_training(gpu_block, block, gradient_for(block))
+    got = check_training(block_ops, block, gradient_for(block))
     first = block[0].float().unflatten(3, (-1, 3)).argmax(-1)
     assert torch.equal(got.chosen.long(), first)
 
@@ -141,12 +141,12 @@ def test_the_first_of_equal_steps_gets_the_gradient(gpu_block: Implementation, w
 @pytest.mark.parametrize("widths", [(1, 32), (32, 64)], ids=str)
 @pytest.mark.parametrize("scale", [1e-3, 100.0])
 def test_the_scale_of_the_input(
-    gpu_block: Implementation, widths: tuple[int, int], scale: float
+    block_ops: Implementation, widths: tuple[int, int], scale: float
 ) -> None:
     x, *rest = block_of((1, *widths, 1, 40))
     block = ((x.float() * scale).bfloat16(), *rest)
-    check_scoring(gpu_block, block)
-    check_training(gpu_block, block, gradient_for(block))
+    check_scoring(block_ops, block)
+    check_training(block_ops, block, gradient_for(block))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[1:])
