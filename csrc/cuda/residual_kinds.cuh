@@ -7,7 +7,8 @@
 
 namespace sparse_aasist {
 
-// The kinds of blocks that there are kernels for: has_residual_block_bfloat16().
+// The kinds of blocks that there are kernels for:
+// has_residual_block_bfloat16().
 template <int kInputs_, int kOutputs_>
 struct BlockKind {
   static constexpr bool kFirst = kInputs_ == 1;
@@ -21,7 +22,7 @@ struct BlockKind {
 template <class Run>
 const char* with_block(const ResidualBfloat16Params& params, const Run& run) {
   if (!has_residual_block_bfloat16(params.inputs, params.outputs,
-                               params.shortcut.weight != nullptr))
+                                   params.shortcut.weight != nullptr))
     return "no kernel for a block of these widths";
   if (params.inputs == 1)
     return run(BlockKind<1, 32>{});
