@@ -58,9 +58,11 @@ inline Vector<float> load_bfloat16(const uint16_t* from) {
   return widened(halves);
 }
 
-inline void store_bfloat16(uint16_t* to, Vector<float> wide) {
+// Returns what is stored.
+inline Vector<float> store_bfloat16(uint16_t* to, Vector<float> wide) {
   const HalfVector halves = narrowed(wide);
   __builtin_memcpy(to, &halves, sizeof(halves));
+  return widened(halves);
 }
 
 inline void clear(uint16_t* from, int64_t count) {
@@ -101,15 +103,16 @@ inline Vector<float> larger(Vector<float> a, Vector<float> b) {
 constexpr float kLogTwoE = 0x1.715476p0f;  // 1 / log(2)
 
 constexpr float kSeluSlope = static_cast<float>(kSeluScale * kSeluAlpha);
+constexpr float kScaledSeluScale =
+    static_cast<float>(kSeluScale * 0.6931471805599453);
 
-// kSeluSlope 2^x = power (kSeluSlope + part), for x <= 0: 2^x is 2^n 2^r,
-// |r| <= 1/2, of which (2^r - 1) / r is a polynomial of the least relative
-// error, 5e-7. Of several vectors, an operation at a time: one alone is a chain
-// of dependent operations, longer than a core looks ahead.
+// kSeluSlope (2^x - 1) for x <= 0. 2^x is 2^n 2^r, |r| <= 1/2, of which
+// (2^r - 1) / r is a polynomial of the least relative error, 5e-7. Of several
+// vectors, an operation at a time: one alone is a chain of dependent
+// operations, longer than a core looks ahead.
 template <int kCount>
-inline void selu_parts(const Vector<float> (&x)[kCount],
-                       Vector<float> (&power)[kCount],
-                       Vector<float> (&part)[kCount]) {
+inline void selu_below_zero(const Vector<float> (&x)[kCount],
+                            Vector<float> (&below)[kCount]) {
   typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
   // Brings whole numbers to the low bits, as exponents of float32.
   constexpr float kRound = 0x1.8p23f + 127;
@@ -117,7 +120,7 @@ inline void selu_parts(const Vector<float> (&x)[kCount],
   const auto coefficient = [](double value) {
     return static_cast<float>(kSeluScale * kSeluAlpha * value);
   };
-  Vector<float> r[kCount];
+  Vector<float> r[kCount], power[kCount];
   for (int i = 0; i < kCount; ++i)
     r[i] = larger(splat(-126.0f), x[i]);
   for (int i = 0; i < kCount; ++i)
@@ -126,42 +129,37 @@ inline void selu_parts(const Vector<float> (&x)[kCount],
     r[i] -= power[i] - kRound;
     power[i] = reinterpret_cast<Vector<float>>(
         reinterpret_cast<Unsigned>(power[i]) << 23);
-    part[i] = splat(coefficient(1.33335e-3));
+    below[i] = splat(coefficient(1.33335e-3));
   }
   for (const double next : kSeries)
     for (int i = 0; i < kCount; ++i)
-      part[i] = part[i] * r[i] + coefficient(next);
+      below[i] = below[i] * r[i] + coefficient(next);
   for (int i = 0; i < kCount; ++i)
-    part[i] *= r[i];
+    below[i] *= r[i];
+  for (int i = 0; i < kCount; ++i)
+    below[i] = power[i] * below[i] + (power[i] * kSeluSlope - kSeluSlope);
 }
-
-constexpr float kScaledSeluScale =
-    static_cast<float>(kSeluScale * 0.6931471805599453);
 
 // x becomes SELU of log(2) x.
 template <int kCount>
 inline void apply_selu(Vector<float> (&x)[kCount]) {
-  Vector<float> power[kCount], part[kCount];
-  selu_parts(x, power, part);
+  Vector<float> below[kCount];
+  selu_below_zero(x, below);
   for (int i = 0; i < kCount; ++i)
-    part[i] = power[i] * part[i] + (power[i] * kSeluSlope - kSeluSlope);
-  for (int i = 0; i < kCount; ++i)
-    x[i] = x[i] > 0 ? x[i] * kScaledSeluScale : part[i];
+    x[i] = x[i] > 0 ? x[i] * kScaledSeluScale : below[i];
 }
 
-// SELU of log(2) x, and its slope there.
-struct SeluWithSlope {
-  Vector<float> value, slope;
-};
-
-inline SeluWithSlope selu_with_slope(Vector<float> x) {
-  Vector<float> power[1], part[1];
-  selu_parts({x}, power, part);
-  const Vector<float> rest = power[0] * part[0];
-  const Vector<float> value = rest + (power[0] * kSeluSlope - kSeluSlope);
-  const Vector<float> slope = rest + power[0] * kSeluSlope;
-  return {x > 0 ? x * kScaledSeluScale : value,
-          x > 0 ? splat(static_cast<float>(kSeluScale)) : slope};
+// And SELU's slope there, which below zero is the value and a constant.
+template <int kCount>
+inline void apply_selu(Vector<float> (&x)[kCount],
+                       Vector<float> (&slope)[kCount]) {
+  constexpr float kScale = static_cast<float>(kSeluScale);
+  Vector<float> below[kCount];
+  selu_below_zero(x, below);
+  for (int i = 0; i < kCount; ++i) {
+    slope[i] = x[i] > 0 ? splat(kScale) : below[i] + kSeluSlope;
+    x[i] = x[i] > 0 ? x[i] * kScaledSeluScale : below[i];
+  }
 }
 
 }  // namespace sparse_aasist::SPARSE_AASIST_SIMD

@@ -1,58 +1,23 @@
 // What the passes of the gradient of residual_block_training share on a CPU in
-// bfloat16: strips of time, how sums lie, and rows of the gradient of y.
+// bfloat16: packed weights, and how sums lie.
 #pragma once
 
 #include <cstdint>
 
-#include "residual_block_bfloat16.h"
 #include "residual_block_training.h"
-#include "tiles/tile_convolution.h"
+#include "tiles/residual_bfloat16_rows.h"
 #include "tiles/tile_first_input.h"
-#include "tiles/tile_gradient.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 
-// A strip in whole blocks of sums, and in whole products of gradients.
-constexpr int64_t kStripSteps = 3 * kSumSteps;
-constexpr int64_t kStripBlocks = 5;
-constexpr int64_t kStripDepth = kStripBlocks * kBlockSteps;
-static_assert(kMostPooled * kPoolSteps + 2 <= kStripSteps);
-static_assert(kFirstColumns * kTileRows >= kStripSteps);
-static_assert(kStripSteps + kTapHalo <= kStripDepth);
-// Of a row of a transposed source.
-constexpr int64_t kSourceRow = kStripDepth;
-// And of the first input under its taps.
-constexpr int64_t kFirstSource = kTileRows * kSourceRow;
+// Steps of a strip, and of one to each side, in whole products of gradients:
+// of a transposed source, the length of a row.
+constexpr int64_t kStripDepth = 5 * kTileDepth;
+static_assert(kMostSteps + kTapHalo <= kStripDepth);
+static_assert(kFirstColumns * kTileRows >= kMostSteps);
 
-// A task. Together they cover all steps of a clip: those behind the last pool
-// belong to the last one.
-struct GradientStrip {
-  int64_t clip;
-  int64_t begin;
-  int64_t count;
-  int64_t pooled;  // steps of the result
-};
-
-inline GradientStrip strip_of(const ResidualBfloat16Params& params,
-                              int64_t task) {
-  const ResidualTasks tasks = residual_tasks(params.steps);
-  const int64_t first = task % tasks.per_clip * tasks.pooled;
-  const int64_t left = params.steps / kPoolSteps - first;
-  const bool is_last = left <= tasks.pooled;
-  const int64_t begin = first * kPoolSteps;
-  return {task / tasks.per_clip, begin,
-          is_last ? params.steps - begin : tasks.pooled * kPoolSteps,
-          is_last ? left : tasks.pooled};
-}
-
-// Where row `h` of a tensor of `rows` rows of `channels` begins.
-inline int64_t row_at(const ResidualBfloat16Params& params,
-                      const GradientStrip& strip,
-                      int64_t rows,
-                      int64_t h,
-                      int64_t channels) {
-  return (strip.clip * rows + h) * params.steps * channels;
-}
+// Of the first input under its taps.
+constexpr int64_t kFirstSource = kTileRows * kStripDepth;
 
 // Sums of a group over all its steps: of the gradient of the normalised middle,
 // of that times the middle's distance from its mean, of the gradient of y.
@@ -92,28 +57,22 @@ struct BackwardWeights {
   PackedTiles conv2, conv1, shortcut;
   // Of one input (tap in height, then the shortcut, step, tile).
   uint16_t* first;
-  int64_t size;
+  int64_t size;  // of `packed`
 };
 
 inline BackwardWeights backward_weights(const ResidualBfloat16Params& params) {
-  uint16_t* const packed = reinterpret_cast<uint16_t*>(params.packed);
   const int32_t inputs = params.inputs, outputs = params.outputs;
+  TileShelf shelf(params.packed);
   BackwardWeights weights{};
-  const auto take = [&](int32_t heights, int32_t to) {
-    PackedTiles of{packed == nullptr ? nullptr : packed + weights.size, heights,
-                   outputs, to};
-    weights.size += of.size();
-    return of;
-  };
-  weights.conv2 = take(2, outputs);
+  weights.conv2 = take_tiles(shelf, 2, outputs, outputs);
   if (inputs == 1) {
-    weights.first = packed == nullptr ? nullptr : packed + weights.size;
-    weights.size += 3 * kFirstSize;
-    return weights;
+    weights.first = shelf.take<uint16_t>(3 * kFirstSize);
+  } else {
+    weights.conv1 = take_tiles(shelf, 2, outputs, inputs);
+    if (params.shortcut.weight != nullptr)
+      weights.shortcut = take_tiles(shelf, 1, outputs, inputs);
   }
-  weights.conv1 = take(2, inputs);
-  if (params.shortcut.weight != nullptr)
-    weights.shortcut = take(1, inputs);
+  weights.size = shelf.size() / static_cast<int64_t>(sizeof(*params.packed));
   return weights;
 }
 
@@ -125,9 +84,15 @@ struct SumBlock {
 };
 
 // Products of gradients, from a step before the strip to one behind it.
-inline int64_t depth_of(const GradientStrip& strip) {
-  return padded_to(strip.count + kTapHalo, kBlockSteps);
+inline int64_t depth_of(const Strip& strip) {
+  return padded_to(strip.count + kTapHalo, kTileDepth);
 }
+
+// A number that a generic function may compute with.
+template <int value>
+struct Number {
+  static constexpr int kValue = value;
+};
 
 // Calls run(kInputs, kOutputs), as types, with the widths of a block.
 template <class Run>

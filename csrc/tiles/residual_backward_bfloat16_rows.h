@@ -1,5 +1,5 @@
-// Rows of the gradient of y, and of the middle, for the passes of the
-// gradient of residual_block_training on a CPU in bfloat16.
+// Rows of the gradient of y, and of the middle, for the passes of the gradient
+// of residual_block_training on a CPU in bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,8 @@ inline void unpool(const uint16_t* grad, const uint8_t* chosen, uint16_t* to) {
 #endif
 }
 
-// Rows of a clip are far from each other, which a processor's own
-// prefetching does not see: the next one is asked for while this one is worked
-// on.
+// Rows of a clip are far from each other, which a processor's own prefetching
+// does not see: the next one is asked for while this one is worked on.
 inline void prefetch(const void* address) {
   __builtin_prefetch(address);
 }
@@ -40,7 +39,7 @@ inline void prefetch(const void* address) {
 // Row h of the gradient of y, up to a step behind the strip.
 template <int kChannels>
 inline void load_grad(const ResidualBfloat16BackwardParams& params,
-                      const GradientStrip& strip,
+                      const Strip& strip,
                       int64_t h,
                       uint16_t* to) {
   const ResidualBfloat16Params& forward = params.forward;
@@ -61,52 +60,12 @@ inline void load_grad(const ResidualBfloat16BackwardParams& params,
   }
 }
 
-// The middle of one input channel, computed again: scale (w x + bias) + shift.
-// `rows` are x in float32, from two steps before the strip on.
-struct FirstMiddleAgain {
-  static constexpr int kChannels = 32;
-  float weight[2 * kTaps][kChannels];
-  float bias[kChannels];
-
-  // Channels from `c` on at the step before `above[1]` and `own[1]`.
-  Vector<float> at(const float* above, const float* own, int c) const {
-    Vector<float> sum = load(bias + c);
-    for (int tap = 0; tap < kTaps; ++tap)
-      sum += load(weight[tap] + c) * splat(above[tap]);
-    for (int tap = 0; tap < kTaps; ++tap)
-      sum += load(weight[kTaps + tap] + c) * splat(own[tap]);
-    return sum;
-  }
-};
-
-// Null: a scale of 1, a shift of 0.
-inline FirstMiddleAgain first_middle(const Convolution& conv1,
-                                     const float* scale,
-                                     const float* shift) {
-  FirstMiddleAgain middle;
-  for (int c = 0; c < FirstMiddleAgain::kChannels; ++c) {
-    const float factor = scale == nullptr ? 1 : scale[c];
-    for (int tap = 0; tap < 2 * kTaps; ++tap)
-      middle.weight[tap][c] = conv1.weight[c * 2 * kTaps + tap] * factor;
-    middle.bias[c] = conv1.bias[c] * factor + (shift == nullptr ? 0 : shift[c]);
-  }
-  return middle;
-}
-
-// Row h of x, of one channel, from two steps before the strip on: zeros outside
-// of the image.
+// Row h of x, of one channel, from two steps before the strip on.
 inline void load_first(const ResidualBfloat16Params& params,
-                       const GradientStrip& strip,
+                       const Strip& strip,
                        int64_t h,
                        float* to) {
-  alignas(kVectorBytes) uint16_t row[kFirstRow];
-  if (h < 0 || h >= params.height)
-    clear(row, kFirstRow);
-  else
-    load_steps(params.x + row_at(params, strip, params.height, h, 1),
-               params.steps, 1, strip.begin - kTapHalo, kFirstRow, row);
-  for (int64_t t = 0; t < kFirstRow; t += kLanes<float>)
-    store<float>(to + t, load_bfloat16(row + t));
+  load_first(params, strip, h, strip.begin - kTapHalo, kFirstRow, to);
 }
 
 // A row of the middle, from the strip's first step on.
@@ -123,35 +82,22 @@ struct StoredMiddleRow {
   }
 };
 
+// The same of one input channel, computed again from rows of load_first().
 struct FirstMiddleRow {
-  const FirstMiddleAgain& middle;
+  const FirstConvolution& conv1;
   const float* above;
   const float* own;
 
   Vector<float> at(int64_t t, int64_t c) const {
-    return middle.at(above + t + 1, own + t + 1, static_cast<int>(c));
+    Vector<float> of[1];
+    conv1.of[c / kLanes<float>].apply(above + t + 1, own + t + 1, of);
+    return of[0];
   }
   void prefetch_next(int64_t, int64_t) const {}
 };
 
-// As SELU's functions take the normalised middle.
-struct MiddleChannels {
-  float scale[kMaxChannels];
-  float shift[kMaxChannels];
-  float mean[kMaxChannels];
-
-  explicit MiddleChannels(const ResidualBfloat16BackwardParams& params) {
-    const ResidualBfloat16Params& forward = params.forward;
-    for (int32_t c = 0; c < forward.outputs; ++c) {
-      scale[c] = forward.affine[c] * kLogTwoE;
-      shift[c] = forward.affine[forward.outputs + c] * kLogTwoE;
-      mean[c] = params.norm.mean[c];
-    }
-  }
-};
-
 struct StripSums {
-  alignas(kVectorBytes) float of[kBackwardSums][kMaxChannels];
+  alignas(kVectorBytes) float of[kBackwardSums][kMostWidth];
 
   float* at(GradientSum which, int64_t c) { return of[which] + c; }
 };

@@ -8,38 +8,19 @@
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 
-// Arrays of scratch, taken one after the other.
-class ScratchRows {
- public:
-  explicit ScratchRows(void* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    const uintptr_t at = base_ + static_cast<uintptr_t>(size_);
-    size_ += padded_to(count * static_cast<int64_t>(sizeof(T)), kTileBytes);
-    return reinterpret_cast<T*>(at);
-  }
-  StepPairs take_pairs(int64_t channels) {
-    return {take<uint16_t>((kStripDepth + 2) * channels),
-            take<uint16_t>(kStripDepth * channels)};
-  }
-  int64_t size() const { return size_; }
-
- private:
-  uintptr_t base_;
-  int64_t size_ = 0;
-};
+inline StepPairs take_pairs(TileShelf& shelf, int64_t channels) {
+  return {shelf.take<uint16_t>((kStripDepth + 2) * channels),
+          shelf.take<uint16_t>(kStripDepth * channels)};
+}
 
 // The gradient of y, in rows from three steps before a strip on.
-constexpr int64_t kGradRows = kStripSteps + 2 * kPoolSteps;
+constexpr int64_t kGradRows = kMostSteps + 2 * kPoolSteps;
 
-// x of one channel in float32, in whole vectors.
-constexpr int64_t kFirstRow = kStripSteps + 16;
-static_assert(kFirstRow >= kStripSteps + 2 * kTapHalo &&
-              kFirstRow % kLanes<float> == 0);
+// x of one channel in float32.
+constexpr int64_t kFirstRow = kMostSteps + 2 * kTapHalo;
 
-// Rows of the gradient begin three steps before the strip, the others
-// one.
+// Rows of the gradient begin three steps before the strip, x in float32 two,
+// the others one.
 struct MiddleScratch {
   uint16_t* grad[2];
   StepPairs pairs[2];  // of the gradient's steps
@@ -53,25 +34,25 @@ struct MiddleScratch {
 inline MiddleScratch middle_scratch(const ResidualBfloat16Params& params,
                                     void* base) {
   const int64_t outputs = params.outputs;
-  ScratchRows rows(base);
+  TileShelf shelf(base);
   MiddleScratch s{};
   for (int i = 0; i < 2; ++i) {
-    s.grad[i] = rows.take<uint16_t>(kGradRows * outputs);
-    s.pairs[i] = rows.take_pairs(outputs);
-    s.input[i] = rows.take<float>(kFirstRow);
+    s.grad[i] = shelf.take<uint16_t>(kGradRows * outputs);
+    s.pairs[i] = take_pairs(shelf, outputs);
+    s.input[i] = shelf.take<float>(kFirstRow);
   }
-  s.active = rows.take<uint16_t>(kStripDepth * outputs);
-  s.source = rows.take<uint16_t>(kSourceRow * outputs);
-  s.room = rows.take<float>(kSumSize);
-  s.size = rows.size();
+  s.active = shelf.take<uint16_t>(kStripDepth * outputs);
+  s.source = shelf.take<uint16_t>(kStripDepth * outputs);
+  s.room = shelf.take<float>(kSumSize);
+  s.size = shelf.size();
   return s;
 }
 
 // The gradient of the middle, from a step before a strip on.
-constexpr int64_t kDrawRows = kStripSteps + kTapHalo;
+constexpr int64_t kDrawRows = kMostSteps + kTapHalo;
 
-// Rows of the gradient of y begin three steps before the strip, x in
-// float32 two, the others one.
+// Rows of the gradient of y begin three steps before the strip, x in float32
+// two, the others one.
 struct InputScratch {
   uint16_t* grad;
   StepPairs grad_pairs;  // of its steps
@@ -88,20 +69,20 @@ struct InputScratch {
 inline InputScratch input_scratch(const ResidualBfloat16Params& params,
                                   void* base) {
   const int64_t inputs = params.inputs, outputs = params.outputs;
-  ScratchRows rows(base);
+  TileShelf shelf(base);
   InputScratch s{};
-  s.grad = rows.take<uint16_t>(kGradRows * outputs);
-  s.grad_pairs = rows.take_pairs(outputs);
-  s.draw_pairs = rows.take_pairs(outputs);
-  s.input = rows.take<uint16_t>(kStripDepth * inputs);
+  s.grad = shelf.take<uint16_t>(kGradRows * outputs);
+  s.grad_pairs = take_pairs(shelf, outputs);
+  s.draw_pairs = take_pairs(shelf, outputs);
+  s.input = shelf.take<uint16_t>(kStripDepth * inputs);
   for (int i = 0; i < 2; ++i) {
-    s.draw[i] = rows.take<uint16_t>(kDrawRows * outputs);
-    s.source[i] = rows.take<uint16_t>(kSourceRow * inputs);
-    s.wide[i] = rows.take<float>(kFirstRow);
+    s.draw[i] = shelf.take<uint16_t>(kDrawRows * outputs);
+    s.source[i] = shelf.take<uint16_t>(kStripDepth * inputs);
+    s.wide[i] = shelf.take<float>(kFirstRow);
   }
-  s.taps = rows.take<uint16_t>(kFirstSource);
-  s.room = rows.take<float>(kSumSize);
-  s.size = rows.size();
+  s.taps = shelf.take<uint16_t>(kFirstSource);
+  s.room = shelf.take<float>(kSumSize);
+  s.size = shelf.size();
   return s;
 }
 

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "cpu/residual_training_rows.h"
 #include "tiles/residual_bfloat16_rows.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {

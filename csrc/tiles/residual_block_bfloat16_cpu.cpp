@@ -14,19 +14,22 @@ class TileMiddle {
   static constexpr bool kMultiplies = true;
 
   TileMiddle(const ResidualBfloat16Params& params,
-             const TilePlan& plan,
+             const ForwardWeights& weights,
              float* sums)
-      : params_(params), plan_(plan), sums_(sums), norm_(scaled_norm(params)) {}
+      : params_(params),
+        weights_(weights),
+        sums_(sums),
+        norm_(scaled_norm(params)) {}
 
-  void begin_row(const PoolStrip&, const InputRows& rows, int32_t h) {
+  void begin_row(const Strip&, const InputRows& rows, int32_t h) {
     above_ = h > 0 ? rows.of[(h - 1) % kInputRing] : nullptr;
     own_ = h < params_.height ? rows.of[h % kInputRing] : nullptr;
   }
 
   template <class Work>
   void multiply(int64_t step, int64_t output, const Work& work) const {
-    const TileTerm terms[] = {term_of(plan_.conv1, above_, output, 0),
-                              term_of(plan_.conv1, own_, output, 1)};
+    const TileTerm terms[] = {term_of(weights_.conv1, above_, output, 0),
+                              term_of(weights_.conv1, own_, output, 1)};
     multiply_terms(terms, step, sums_, work);
   }
 
@@ -35,7 +38,7 @@ class TileMiddle {
     const int64_t o = output + lane, t = unit / kSumVectors * kPoolSteps;
     const Vector<float> scale = load(norm_.scale + o);
     const Vector<float> shift = load(norm_.shift + o);
-    const Vector<float> bias = load(plan_.start1 + o);
+    const Vector<float> bias = load(weights_.start1 + o);
     Vector<float> values[kPoolSteps];
     for (int i = 0; i < kPoolSteps; ++i)
       values[i] =
@@ -49,7 +52,7 @@ class TileMiddle {
 
  private:
   const ResidualBfloat16Params& params_;
-  const TilePlan& plan_;
+  const ForwardWeights& weights_;
   float* sums_;
   ScaledNorm norm_;
   const uint16_t* above_ = nullptr;
@@ -59,7 +62,7 @@ class TileMiddle {
 }  // namespace
 
 int64_t residual_bfloat16_packed_cpu(const ResidualBfloat16Params& params) {
-  return tile_plan(params).size;
+  return forward_weights(params).size;
 }
 
 int64_t residual_bfloat16_scratch_cpu(const ResidualBfloat16Params& params) {
@@ -67,7 +70,7 @@ int64_t residual_bfloat16_scratch_cpu(const ResidualBfloat16Params& params) {
 }
 
 void residual_bfloat16_pack_cpu(const ResidualBfloat16Params& params) {
-  pack_tiles(params);
+  pack_forward(params);
 }
 
 void residual_bfloat16_norm_cpu(const ResidualBfloat16Params& params,
@@ -86,19 +89,19 @@ void residual_bfloat16_cpu(const ResidualBfloat16Params& params,
                            int64_t end,
                            void* scratch) {
   const TileSession session;
-  const TilePlan plan = tile_plan(params);
+  const ForwardWeights weights = forward_weights(params);
   const WalkScratch s = walk_scratch(params, scratch);
   const auto run = [&](auto middle) {
     using Middle = decltype(middle);
     for (int64_t task = begin; task < end; ++task) {
-      const PoolStrip strip = pool_strip(params, task);
-      Walk<false, Middle>(params, plan, strip, s, middle).run();
+      const Strip strip = strip_of(params, task);
+      Walk<false, Middle>(params, weights, strip, s, middle).run();
     }
   };
   if (params.inputs == 1)
     run(FirstMiddle(params));
   else
-    run(TileMiddle(params, plan, s.sums1));
+    run(TileMiddle(params, weights, s.sums1));
 }
 
 }  // namespace sparse_aasist::SPARSE_AASIST_SIMD

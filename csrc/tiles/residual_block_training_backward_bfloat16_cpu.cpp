@@ -64,9 +64,7 @@ double total(const ResidualBfloat16Params& params,
 
 int64_t residual_backward_bfloat16_packed_cpu(
     const ResidualBfloat16Params& params) {
-  ResidualBfloat16Params of = params;
-  of.packed = nullptr;
-  return backward_weights(of).size / 2;
+  return backward_weights(params).size;
 }
 
 int64_t residual_backward_bfloat16_scratch_cpu(

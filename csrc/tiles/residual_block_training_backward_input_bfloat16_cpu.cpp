@@ -9,21 +9,18 @@ template <int kInputs, int kOutputs>
 struct InputPass {
   static constexpr bool kIsFirst = kInputs == 1;
   static constexpr bool kHasShortcut = kInputs != kOutputs;
-  static constexpr int kVectors = kGroupChannels / kLanes<float>;
 
   const ResidualBfloat16BackwardParams& params;
   const ResidualBfloat16Params& forward;
   const BackwardWeights weights;
   const InputScratch s;
-  FirstMiddleAgain first;  // times [1], plus [2] of the coefficients
+  FirstConvolution first;  // times [1], plus [2] of the coefficients
 
   // Row h of the gradient of the middle, from a step before the strip to one
   // behind it; zeros outside of the clip.
-  void load_draw(const GradientStrip& strip, int64_t h) const {
+  void load_draw(const Strip& strip, int64_t h) const {
     uint16_t* const to = s.draw[h % 2] + kOutputs;
-    const int64_t row =
-        row_at(forward, strip, forward.height + 1, h, kOutputs) +
-        strip.begin * kOutputs;
+    const int64_t row = middle_row(forward, strip, h) + strip.begin * kOutputs;
     const uint16_t* const dnormal = params.dnormal + row;
     const int64_t begin = strip.begin > 0 ? -1 : 0;
     const int64_t behind = strip.begin + strip.count < forward.steps
@@ -33,9 +30,10 @@ struct InputPass {
       clear(to - kOutputs, kOutputs);
     if (behind == strip.count)
       clear(to + behind * kOutputs, kOutputs);
+    const FirstMiddleRow again{first, s.wide[(h + 1) % 2], s.wide[h % 2]};
     for (int group = 0; group < kOutputs; group += kGroupChannels) {
-      Vector<float> factor[kVectors], slope[kVectors], shift[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
+      Vector<float> factor[kSumVectors], slope[kSumVectors], shift[kSumVectors];
+      for (int v = 0; v < kSumVectors; ++v) {
         const float* const of = params.coefficients + group + v * kLanes<float>;
         factor[v] = load(of);
         slope[v] = load(of + kOutputs);
@@ -45,12 +43,11 @@ struct InputPass {
         const int64_t at = t * kOutputs + group;
         if constexpr (kIsFirst)
           prefetch(dnormal + at + forward.steps * kOutputs);
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < kSumVectors; ++v) {
           const int64_t c = v * kLanes<float>;
           Vector<float> rest;
           if constexpr (kIsFirst)
-            rest = first.at(s.wide[(h + 1) % 2] + 1 + t, s.wide[h % 2] + 1 + t,
-                            static_cast<int>(group + c));
+            rest = again.at(t, c);
           else
             rest = load_bfloat16(forward.middle + row + at + c) * slope[v] +
                    shift[v];
@@ -62,91 +59,83 @@ struct InputPass {
   }
 
   // Row h of x.
-  void load_source(const GradientStrip& strip, int64_t h) const {
+  void load_source(const Strip& strip, int64_t h) const {
     if constexpr (kIsFirst) {
       load_first(forward, strip, h, s.wide[h % 2]);
       for (int64_t height = 0; height < 2; ++height)
         for (int64_t tap = 0; tap < kTaps; ++tap)
           load_taps(strip, h - 1 + height, tap,
-                    s.taps + (height * kTaps + tap) * kSourceRow);
+                    s.taps + (height * kTaps + tap) * kStripDepth);
     } else {
       const int64_t depth = depth_of(strip);
-      const uint16_t* const row =
-          forward.x + row_at(forward, strip, forward.height, h, kInputs);
-      const uint16_t* from = row + (strip.begin - 1) * kInputs;
-      if (strip.begin == 0 || strip.begin - 1 + depth > forward.steps) {
-        load_steps(row, forward.steps, kInputs, strip.begin - 1, depth,
-                   s.input);
-        from = s.input;
-      }
-      for (int64_t t = 0; t < depth; t += kBlockSteps)
+      const uint16_t* const from =
+          steps_of(forward.x + input_row(forward, strip, h), forward.steps,
+                   kInputs, strip.begin - 1, depth, s.input);
+      for (int64_t t = 0; t < depth; t += kTileDepth)
         for (int c = 0; c < kInputs; c += kGroupChannels)
           transpose_group(from + t * kInputs + c, kInputs,
-                          s.source[h % 2] + c * kSourceRow + t, kSourceRow);
+                          s.source[h % 2] + c * kStripDepth + t, kStripDepth);
     }
   }
 
-  void load_taps(const GradientStrip& strip,
+  void load_taps(const Strip& strip,
                  int64_t h,
                  int64_t tap,
                  uint16_t* to) const {
     if (h < 0 || h >= forward.height)
-      clear(to, kSourceRow);
+      clear(to, kStripDepth);
     else
-      load_steps(forward.x + row_at(forward, strip, forward.height, h, 1),
-                 forward.steps, 1, strip.begin - 1 + tap, kSourceRow, to);
+      load_steps(forward.x + input_row(forward, strip, h), forward.steps, 1,
+                 strip.begin - 1 + tap, kStripDepth, to);
   }
 
-  void add_gradients(const GradientStrip& strip,
+  void add_gradients(const Strip& strip,
                      int64_t h,
                      const GradientPartials& partials) const {
     const int64_t depth = depth_of(strip);
     if constexpr (kIsFirst) {
-      add_first_gradients(s.taps, kSourceRow, s.draw_pairs.even + 2 * kOutputs,
+      add_first_gradients(s.taps, kStripDepth, s.draw_pairs.even + 2 * kOutputs,
                           s.grad_pairs.even + 2 * kOutputs, depth,
                           partials.conv1, partials.shortcut);
     } else {
       constexpr int64_t kHeight = int64_t{kTaps} * kInputs * kOutputs;
       const uint16_t* const above = s.source[(h + 1) % 2];
       if (h < forward.height)
-        add_gradient<kInputs, kOutputs>(s.source[h % 2], kSourceRow,
+        add_gradient<kInputs, kOutputs>(s.source[h % 2], kStripDepth,
                                         s.draw_pairs, depth,
                                         partials.conv1 + kHeight);
       if (h == 0)
         return;
-      add_gradient<kInputs, kOutputs>(above, kSourceRow, s.draw_pairs, depth,
+      add_gradient<kInputs, kOutputs>(above, kStripDepth, s.draw_pairs, depth,
                                       partials.conv1);
       if constexpr (kHasShortcut)
-        add_gradient<kInputs, kOutputs>(above, kSourceRow, s.grad_pairs, depth,
+        add_gradient<kInputs, kOutputs>(above, kStripDepth, s.grad_pairs, depth,
                                         partials.shortcut);
     }
   }
 
   // What the next row reads and writes at step t of the strip.
-  void prefetch_next(const GradientStrip& strip,
+  void prefetch_next(const Strip& strip,
                      int64_t h,
                      int64_t t,
                      int output) const {
     const int64_t of_middle =
-        row_at(forward, strip, forward.height + 1, h + 1, kOutputs) +
-        (strip.begin + t) * kOutputs;
+        middle_row(forward, strip, h + 1) + (strip.begin + t) * kOutputs;
     for (int c = output; c < kOutputs; c += kInputs) {
       prefetch(params.dnormal + of_middle + c);
       prefetch(forward.middle + of_middle + c);
     }
     const int64_t of_input =
-        row_at(forward, strip, forward.height, h, kInputs) +
-        (strip.begin + t) * kInputs + output;
+        input_row(forward, strip, h) + (strip.begin + t) * kInputs + output;
     prefetch(params.dx + of_input);
     prefetch(forward.x + of_input + forward.steps * kInputs);
   }
 
   // Row h - 1 of dx, from the rows of the middle's gradient under its two taps
   // in height.
-  void finish_dx(const GradientStrip& strip, int64_t h) const {
+  void finish_dx(const Strip& strip, int64_t h) const {
     uint16_t* const dx =
-        params.dx + row_at(forward, strip, forward.height, h - 1, kInputs) +
-        strip.begin * kInputs;
+        params.dx + input_row(forward, strip, h - 1) + strip.begin * kInputs;
     const uint16_t* const grad = s.grad + kPoolSteps * kOutputs;
     // What is done of a block while the next one is multiplied.
     SumBlock block{};
@@ -181,18 +170,17 @@ struct InputPass {
   }
 
   // The same of one input.
-  void finish_first_dx(const GradientStrip& strip, int64_t h) const {
-    multiply_first<kOutputs>(s.draw[h % 2], s.draw[(h + 1) % 2],
-                             s.grad + (kPoolSteps - 1) * kOutputs,
-                             weights.first, s.room);
-    uint16_t* const dx = params.dx +
-                         row_at(forward, strip, forward.height, h - 1, 1) +
-                         strip.begin;
+  void finish_first_dx(const Strip& strip, int64_t h) const {
+    multiply_first({s.draw[h % 2], s.draw[(h + 1) % 2],
+                    s.grad + (kPoolSteps - 1) * kOutputs},
+                   weights.first, s.room);
+    uint16_t* const dx =
+        params.dx + input_row(forward, strip, h - 1) + strip.begin;
     for (int64_t t = 0; t < strip.count; ++t)
       dx[t] = bfloat16_of(first_product(s.room, t));
   }
 
-  void run(const GradientStrip& strip, const GradientPartials& partials) const {
+  void run(const Strip& strip, const GradientPartials& partials) const {
     const int64_t depth = depth_of(strip);
     if constexpr (kIsFirst)
       load_first(forward, strip, -1, s.wide[1]);
@@ -231,8 +219,9 @@ void run_groups(const ResidualBfloat16BackwardParams& params,
                                     input_scratch(forward, scratch),
                                     {}};
   if constexpr (kInputs == 1)
-    pass.first = first_middle(forward.conv1, params.coefficients + kOutputs,
-                              params.coefficients + 2 * kOutputs);
+    pass.first =
+        first_convolution(forward.conv1, params.coefficients + kOutputs,
+                          params.coefficients + 2 * kOutputs);
   // What lies behind a strip meets zeros, and must be finite.
   for (uint16_t* const draw : pass.s.draw)
     clear(draw, kDrawRows * kOutputs);

@@ -7,24 +7,20 @@ namespace {
 
 template <int kInputs, int kOutputs>
 struct MiddlePass {
-  static constexpr int kVectors = kSumVectors;
-
   const ResidualBfloat16BackwardParams& params;
   const ResidualBfloat16Params& forward;
-  const MiddleChannels channels;
+  const ScaledNorm norm;
   const PackedTiles conv2;
   const MiddleScratch s;
-  const FirstMiddleAgain* first;
+  FirstConvolution first;  // of one input channel
 
-  auto middle_row(const GradientStrip& strip, int64_t h) const {
+  auto row_of(const Strip& strip, int64_t h) const {
     if constexpr (kInputs == 1)
-      return FirstMiddleRow{*first, s.input[(h + 1) % 2], s.input[h % 2]};
+      return FirstMiddleRow{first, s.input[(h + 1) % 2], s.input[h % 2]};
     else
-      return StoredMiddleRow{
-          forward.middle +
-              row_at(forward, strip, forward.height + 1, h, kOutputs) +
-              strip.begin * kOutputs,
-          kOutputs, forward.steps};
+      return StoredMiddleRow{forward.middle + middle_row(forward, strip, h) +
+                                 strip.begin * kOutputs,
+                             kOutputs, forward.steps};
   }
 
   uint16_t* active_at(int64_t t) const { return s.active + (t + 1) * kOutputs; }
@@ -32,16 +28,14 @@ struct MiddlePass {
   // Of a step beside the strip; zeros outside of the clip, the padding of
   // conv2.
   template <class Row>
-  void activate_beside(const GradientStrip& strip,
-                       const Row& row,
-                       int64_t t) const {
+  void activate_beside(const Strip& strip, const Row& row, int64_t t) const {
     if (strip.begin + t < 0 || strip.begin + t >= forward.steps) {
       clear(active_at(t), kOutputs);
       return;
     }
     for (int c = 0; c < kOutputs; c += kLanes<float>) {
-      Vector<float> value[1] = {row.at(t, c) * load(channels.scale + c) +
-                                load(channels.shift + c)};
+      Vector<float> value[1] = {row.at(t, c) * load(norm.scale + c) +
+                                load(norm.shift + c)};
       apply_selu(value);
       store_bfloat16(active_at(t) + c, value[0]);
     }
@@ -49,17 +43,17 @@ struct MiddlePass {
 
   // What a block's channels keep in registers.
   struct BlockChannels {
-    Vector<float> scale[kVectors], shift[kVectors], mean[kVectors];
-    Vector<float> sum[kVectors], centred[kVectors];
+    Vector<float> scale[kSumVectors], shift[kSumVectors], mean[kSumVectors];
+    Vector<float> sum[kSumVectors], centred[kSumVectors];
   };
 
   BlockChannels channels_of(const SumBlock& block) const {
     BlockChannels of{};
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kSumVectors; ++v) {
       const int c = block.output + v * kLanes<float>;
-      of.scale[v] = load(channels.scale + c);
-      of.shift[v] = load(channels.shift + c);
-      of.mean[v] = load(channels.mean + c);
+      of.scale[v] = load(norm.scale + c);
+      of.shift[v] = load(norm.shift + c);
+      of.mean[v] = load(params.norm.mean + c);
     }
     return of;
   }
@@ -67,7 +61,7 @@ struct MiddlePass {
   void add_sums(const SumBlock& block,
                 const BlockChannels& of,
                 StripSums& sums) const {
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kSumVectors; ++v) {
       const int c = block.output + v * kLanes<float>;
       add_to(sums.at(kSumDnormal, c), of.sum[v]);
       add_to(sums.at(kSumCentred, c), of.centred[v]);
@@ -83,7 +77,6 @@ struct MiddlePass {
                     const Row& row,
                     uint16_t* dnormal,
                     BlockChannels& of) const {
-    constexpr float kScale = static_cast<float>(kSeluScale);
     const int64_t first = block.step + step;
     const int c = block.output + v * kLanes<float>;
     const float* const of_active =
@@ -91,25 +84,17 @@ struct MiddlePass {
     uint16_t* const active = active_at(first) + c;
     uint16_t* const to = dnormal + first * kOutputs + c;
     const Vector<float> scale = of.scale[v], shift = of.shift[v];
-    Vector<float> middle[kSteps], value[kSteps], power[kSteps], part[kSteps];
+    Vector<float> middle[kSteps], value[kSteps], slope[kSteps];
     for (int i = 0; i < kSteps; ++i) {
       middle[i] = row.at(first + i, c);
       value[i] = middle[i] * scale + shift;
     }
-    selu_parts(value, power, part);
-    for (int i = 0; i < kSteps; ++i)
-      part[i] = power[i] * part[i] + (power[i] * kSeluSlope - kSeluSlope);
+    apply_selu(value, slope);
     Vector<float> sum = of.sum[v], centred = of.centred[v];
     for (int i = 0; i < kSteps; ++i) {
-      // Below zero the slope is the value and a constant.
-      const Vector<float> slope =
-          value[i] > 0 ? splat(kScale) : part[i] + kSeluSlope;
-      store_bfloat16(active + i * kOutputs,
-                     value[i] > 0 ? value[i] * kScaledSeluScale : part[i]);
-      const HalfVector rounded =
-          narrowed(slope * load(of_active + i * kSumOutputs));
-      __builtin_memcpy(to + i * kOutputs, &rounded, sizeof(rounded));
-      const Vector<float> gradient = widened(rounded);
+      store_bfloat16(active + i * kOutputs, value[i]);
+      const Vector<float> gradient = store_bfloat16(
+          to + i * kOutputs, slope[i] * load(of_active + i * kSumOutputs));
       sum += gradient;
       centred += gradient * (middle[i] - of.mean[v]);
       if (v == 0) {
@@ -127,8 +112,8 @@ struct MiddlePass {
                    const Row& row,
                    uint16_t* dnormal,
                    BlockChannels& of) const {
-    const int v = unit % kVectors;
-    const int64_t step = unit / kVectors * kPoolSteps;
+    const int v = unit % kSumVectors;
+    const int64_t step = unit / kSumVectors * kPoolSteps;
     const int64_t left = block.end - block.step - step;
     if (left >= kPoolSteps)
       finish_steps<kPoolSteps>(block, step, v, row, dnormal, of);
@@ -140,15 +125,13 @@ struct MiddlePass {
   // Row h of dnormal and of what SELU gives. Row h of the middle is under the
   // first tap in height of row h of y, and under the second of the row before.
   template <class Row>
-  void finish_row(const GradientStrip& strip,
+  void finish_row(const Strip& strip,
                   int64_t h,
                   const Row& row,
                   StripSums& sums) const {
     constexpr int64_t kBefore = (kPoolSteps - 1) * kOutputs;
     uint16_t* const dnormal =
-        params.dnormal +
-        row_at(forward, strip, forward.height + 1, h, kOutputs) +
-        strip.begin * kOutputs;
+        params.dnormal + middle_row(forward, strip, h) + strip.begin * kOutputs;
     SumBlock block{};
     for (int output = 0; output < kOutputs; output += kSumOutputs) {
       const TileTerm terms[2] = {
@@ -172,7 +155,7 @@ struct MiddlePass {
     add_sums(block, of, sums);
   }
 
-  void add_grad(const GradientStrip& strip, int64_t h, StripSums& sums) const {
+  void add_grad(const Strip& strip, int64_t h, StripSums& sums) const {
     const int64_t pooled = forward.steps / kPoolSteps;
     const uint16_t* const grad =
         params.grad_out + ((strip.clip * forward.height + h) * pooled +
@@ -180,20 +163,20 @@ struct MiddlePass {
                               kOutputs;
     for (int c = 0; c < kOutputs; c += kLanes<float>) {
       Vector<float> sum{};
-      for (int64_t t = 0; t < strip.pooled; ++t)
+      for (int64_t t = 0; t < strip.pools; ++t)
         sum += load_bfloat16(grad + t * kOutputs + c);
       add_to(sums.at(kSumDout, c), sum);
     }
   }
 
-  void transpose_active(const GradientStrip& strip) const {
-    for (int64_t t = 0; t < depth_of(strip); t += kBlockSteps)
+  void transpose_active(const Strip& strip) const {
+    for (int64_t t = 0; t < depth_of(strip); t += kTileDepth)
       for (int c = 0; c < kOutputs; c += kGroupChannels)
         transpose_group(s.active + t * kOutputs + c, kOutputs,
-                        s.source + c * kSourceRow + t, kSourceRow);
+                        s.source + c * kStripDepth + t, kStripDepth);
   }
 
-  void run(const GradientStrip& strip,
+  void run(const Strip& strip,
            const GradientPartials& partials,
            StripSums& sums) const {
     const int64_t depth = depth_of(strip);
@@ -211,16 +194,16 @@ struct MiddlePass {
       }
       if constexpr (kInputs == 1)
         load_first(forward, strip, h, s.input[now]);
-      const auto row = middle_row(strip, h);
+      const auto row = row_of(strip, h);
       activate_beside(strip, row, -1);
       activate_beside(strip, row, strip.count);
       finish_row(strip, h, row, sums);
       transpose_active(strip);
       if (has_row)
-        add_gradient<kOutputs, kOutputs>(s.source, kSourceRow, s.pairs[now],
+        add_gradient<kOutputs, kOutputs>(s.source, kStripDepth, s.pairs[now],
                                          depth, partials.conv2);
       if (h > 0)
-        add_gradient<kOutputs, kOutputs>(s.source, kSourceRow, s.pairs[before],
+        add_gradient<kOutputs, kOutputs>(s.source, kStripDepth, s.pairs[before],
                                          depth, partials.conv2 + kHeight);
     }
   }
@@ -232,15 +215,14 @@ void run_groups(const ResidualBfloat16BackwardParams& params,
                 int64_t end,
                 void* scratch) {
   const ResidualBfloat16Params& forward = params.forward;
-  FirstMiddleAgain first;
+  MiddlePass<kInputs, kOutputs> pass{params,
+                                     forward,
+                                     scaled_norm(forward),
+                                     backward_weights(forward).conv2,
+                                     middle_scratch(forward, scratch),
+                                     {}};
   if constexpr (kInputs == 1)
-    first = first_middle(forward.conv1, nullptr, nullptr);
-  const MiddlePass<kInputs, kOutputs> pass{params,
-                                           forward,
-                                           MiddleChannels(params),
-                                           backward_weights(forward).conv2,
-                                           middle_scratch(forward, scratch),
-                                           &first};
+    pass.first = first_convolution(forward.conv1, nullptr, nullptr);
   // What lies behind a strip meets zeros, and must be finite.
   clear(pass.s.active, kStripDepth * kOutputs);
   const TileSession session;

@@ -7,49 +7,29 @@
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 namespace {
 
-TaskSteps steps_of_task(const ResidualBfloat16Params& params, int64_t task) {
-  ResidualTrainingParams sizes{};
-  sizes.steps = params.steps;
-  return task_steps(sizes, task);
-}
-
-// Where row `h` of `height` rows of the middle begins.
-uint16_t* middle_row(const ResidualBfloat16Params& params,
-                     int64_t clip,
-                     int32_t h) {
-  return params.middle +
-         (clip * (params.height + 1) + h) * params.steps * params.outputs;
-}
-
-const uint16_t* input_row(const ResidualBfloat16Params& params,
-                          int64_t clip,
-                          int32_t h) {
-  return params.x + (clip * params.height + h) * params.steps * params.inputs;
-}
-
-// conv1 of a task's rows, stored, and its sums. A block of sums waits until the
-// next one is multiplied.
+// conv1 of a strip's rows, stored, and its sums. A block of sums waits until
+// the next one is multiplied.
 class MiddleTask {
  public:
   MiddleTask(const ResidualBfloat16Params& params,
-             const TilePlan& plan,
+             const ForwardWeights& weights,
              const Pivots& pivots,
-             const TaskSteps& task,
+             const Strip& strip,
              const WalkScratch& s,
              GroupSums& sums)
       : params_(params),
-        plan_(plan),
+        weights_(weights),
         pivots_(pivots),
-        task_(task),
+        strip_(strip),
         s_(s),
         sums_(sums) {}
 
   void run() {
     for (int32_t h = 0; h <= params_.height; ++h) {
       if (h < params_.height)
-        rows_[h % 2] = steps_of(input_row(params_, task_.clip, h),
-                                params_.steps, params_.inputs, task_.begin - 1,
-                                task_.covered() + kTapHalo, s_.input[h % 2]);
+        rows_[h % 2] = steps_of(params_.x + input_row(params_, strip_, h),
+                                params_.steps, params_.inputs, strip_.begin - 1,
+                                strip_.covered() + kTapHalo, s_.input[h % 2]);
       for (int64_t output = 0; output < params_.outputs;
            output += kSumOutputs) {
         multiply(h, output);
@@ -61,20 +41,21 @@ class MiddleTask {
  private:
   void multiply(int32_t h, int64_t output) {
     const TileTerm terms[] = {
-        term_of(plan_.conv1, h > 0 ? rows_[(h + 1) % 2] : nullptr, output, 0),
-        term_of(plan_.conv1, h < params_.height ? rows_[h % 2] : nullptr,
+        term_of(weights_.conv1, h > 0 ? rows_[(h + 1) % 2] : nullptr, output,
+                0),
+        term_of(weights_.conv1, h < params_.height ? rows_[h % 2] : nullptr,
                 output, 1)};
-    for (int64_t step = 0; step < task_.covered(); step += kSumSteps) {
+    for (int64_t step = 0; step < strip_.covered(); step += kSumSteps) {
       multiply_terms(terms, step, s_.sums1, [&](int32_t unit) { work(unit); });
       wait(h, step, output);
     }
   }
 
   void wait(int32_t h, int64_t step, int64_t output) {
-    waiting_ = task_.count - step;
+    waiting_ = strip_.count - step;
     output_ = output;
-    to_ = middle_row(params_, task_.clip, h) +
-          (task_.begin + step) * params_.outputs + output;
+    to_ = params_.middle + middle_row(params_, strip_, h) +
+          (strip_.begin + step) * params_.outputs + output;
     own_ = h < params_.height && output < params_.inputs
                ? rows_[h % 2] + (step + 1) * params_.inputs + output
                : nullptr;
@@ -103,15 +84,12 @@ class MiddleTask {
   template <int kCount>
   void work_on(int v, int64_t t) {
     const int64_t lane = v * kLanes<float>;
-    const Vector<float> bias = load(plan_.start1 + output_ + lane);
+    const Vector<float> bias = load(weights_.start1 + output_ + lane);
     Vector<float> values[kCount];
-    for (int i = 0; i < kCount; ++i) {
-      const HalfVector halves =
-          narrowed(load(s_.sums1 + (t + i) * kSumOutputs + lane) + bias);
-      __builtin_memcpy(to_ + (t + i) * params_.outputs + lane, &halves,
-                       sizeof(halves));
-      values[i] = widened(halves);
-    }
+    for (int i = 0; i < kCount; ++i)
+      values[i] =
+          store_bfloat16(to_ + (t + i) * params_.outputs + lane,
+                         load(s_.sums1 + (t + i) * kSumOutputs + lane) + bias);
     middle_.add(v, values, load(pivots_.middle + output_ + lane));
     if (own_ == nullptr)
       return;
@@ -121,9 +99,9 @@ class MiddleTask {
   }
 
   const ResidualBfloat16Params& params_;
-  const TilePlan& plan_;
+  const ForwardWeights& weights_;
   const Pivots& pivots_;
-  const TaskSteps& task_;
+  const Strip& strip_;
   const WalkScratch& s_;
   GroupSums& sums_;
   RowMoments middle_{}, input_{};
@@ -137,20 +115,16 @@ class MiddleTask {
 // The sums of one input channel.
 void sum_taps(const ResidualBfloat16Params& params,
               const Pivots& pivots,
-              const TaskSteps& task,
+              const Strip& strip,
               const WalkScratch& s,
               GroupSums& sums) {
+  constexpr int64_t kSteps = kMostSteps + kTapHalo;
   TapSums taps(pivots.input[0]);
+  load_first(params, strip, -1, strip.begin - 1, kSteps, s.first[1]);
   for (int32_t h = 0; h <= params.height; ++h) {
     float* const own = s.first[h % 2];
-    if (h == 0)
-      clear(s.first[1], kMostSteps + kTapHalo);
-    if (h < params.height)
-      load_first(input_row(params, task.clip, h), params.steps, task.begin - 1,
-                 kMostSteps + kTapHalo, own);
-    else
-      clear(own, kMostSteps + kTapHalo);
-    taps.add(s.first[(h + 1) % 2], own, task.count, h < params.height);
+    load_first(params, strip, h, strip.begin - 1, kSteps, own);
+    taps.add(s.first[(h + 1) % 2], own, strip.count, h < params.height);
   }
   taps.move_to(sums);
 }
@@ -164,13 +138,11 @@ class StoredMiddle {
   StoredMiddle(const ResidualBfloat16Params& params, uint16_t* room)
       : params_(params), room_(room), norm_(scaled_norm(params)) {}
 
-  void begin_row(const PoolStrip& strip, const InputRows&, int32_t h) {
-    row_ = steps_of(middle_row(params_, strip.clip, h), params_.steps,
-                    params_.outputs, strip.begin() - 1, strip.covered(), room_);
+  void begin_row(const Strip& strip, const InputRows&, int32_t h) {
+    row_ =
+        steps_of(params_.middle + middle_row(params_, strip, h), params_.steps,
+                 params_.outputs, strip.begin - 1, strip.covered(), room_);
   }
-
-  template <class Work>
-  void multiply(int64_t, int64_t, const Work&) const {}
 
   void make(int64_t step, int64_t output, int32_t unit, uint16_t* to) const {
     const int64_t o = output + unit % kSumVectors * kLanes<float>;
@@ -208,7 +180,7 @@ void residual_training_bfloat16_middle_cpu(
     int64_t end,
     void* scratch) {
   const TileSession session;
-  const TilePlan plan = tile_plan(params);
+  const ForwardWeights weights = forward_weights(params);
   const WalkScratch s = walk_scratch(params, scratch);
   const Pivots pivots = pivots_of(params);
   const ResidualGroups groups = residual_groups(params.batch, params.steps);
@@ -216,11 +188,11 @@ void residual_training_bfloat16_middle_cpu(
     GroupSums& sums = group_sums(statistics)[group];
     sums = {};
     for (int64_t t = groups.begin(group); t < groups.begin(group + 1); ++t) {
-      const TaskSteps task = steps_of_task(params, t);
+      const Strip strip = strip_of(params, t);
       if (params.inputs == 1)
-        sum_taps(params, pivots, task, s, sums);
+        sum_taps(params, pivots, strip, s, sums);
       else
-        MiddleTask(params, plan, pivots, task, s, sums).run();
+        MiddleTask(params, weights, pivots, strip, s, sums).run();
     }
   }
 }
@@ -269,14 +241,14 @@ void residual_training_bfloat16_out_cpu(const ResidualBfloat16Params& params,
                                         int64_t end,
                                         void* scratch) {
   const TileSession session;
-  const TilePlan plan = tile_plan(params);
+  const ForwardWeights weights = forward_weights(params);
   const WalkScratch s = walk_scratch(params, scratch);
   const ResidualGroups groups = residual_groups(params.batch, params.steps);
   const auto run = [&](auto middle) {
     using Middle = decltype(middle);
     for (int64_t t = groups.begin(begin); t < groups.begin(end); ++t) {
-      const PoolStrip strip = pool_strip(params, t);
-      Walk<true, Middle>(params, plan, strip, s, middle).run();
+      const Strip strip = strip_of(params, t);
+      Walk<true, Middle>(params, weights, strip, s, middle).run();
     }
   };
   if (params.inputs == 1)

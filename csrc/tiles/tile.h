@@ -19,6 +19,9 @@ constexpr int kTileDepth = 32;    // values of a row of `left`
 constexpr int kTileBytes = 64;    // of every row
 constexpr int kTiles = 8;         // registers
 
+constexpr int64_t kTileValues = kTileRows * kTileDepth;  // of bfloat16
+constexpr int64_t kTileSums = kTileRows * kTileColumns;
+
 #if defined(__AMX_BF16__)
 
 // A thread's tiles are there, all of the full size, while one of these lives.

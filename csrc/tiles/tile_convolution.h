@@ -7,7 +7,7 @@
 
 #include "cpu/residual_rows.h"
 #include "tiles/bfloat16_rows.h"
-#include "tiles/tile.h"
+#include "tiles/tile_shelf.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 
@@ -15,8 +15,6 @@ namespace sparse_aasist::SPARSE_AASIST_SIMD {
 constexpr int kSumSteps = 3 * kTileRows;
 constexpr int kSumOutputs = 2 * kTileColumns;
 constexpr int kSumSize = kSumSteps * kSumOutputs;
-
-constexpr int64_t kTileValues = kTileRows * kTileDepth;  // of bfloat16
 
 // A weight as right sides of products: (outputs / kSumOutputs, heights, kTaps,
 // inputs / kTileDepth), two tiles each.
@@ -34,6 +32,15 @@ struct PackedTiles {
     return weight + (output / kSumOutputs * heights + height) * row_size();
   }
 };
+
+inline PackedTiles take_tiles(TileShelf& shelf,
+                              int32_t heights,
+                              int32_t inputs,
+                              int32_t outputs) {
+  PackedTiles packed{nullptr, heights, inputs, outputs};
+  packed.weight = shelf.take<uint16_t>(packed.size());
+  return packed;
+}
 
 // Rounds to bfloat16.
 inline void pack(const WeightView& view, const PackedTiles& to) {
@@ -132,21 +139,6 @@ inline void multiply_steps(const TileTerm (&terms)[kTerms],
   store_steps<kLefts>(sums);
 }
 
-// Of six tiles of sums: they begin with 0, and become kSumSteps rows.
-inline void clear_sums() {
-  clear_steps();
-  zero_tile<4>();
-  zero_tile<5>();
-}
-
-inline void store_sums(float* to) {
-  constexpr int64_t kStride = kSumOutputs * sizeof(float);
-  float* const below = to + 2 * kTileRows * kSumOutputs;
-  store_steps<2>(to);
-  store_tile<4>(below, kStride);
-  store_tile<5>(below + kTileColumns, kStride);
-}
-
 // Work on a block of sums is done by the unit: three steps of a vector of
 // outputs.
 constexpr int kSumVectors = kSumOutputs / kLanes<float>;
@@ -161,7 +153,7 @@ inline void multiply_terms(const TileTerm (&terms)[kTerms],
                            int64_t step,
                            float* sums,
                            const Work& work) {
-  constexpr int kTilesOfSums = kSumSize / (kTileRows * kTileColumns);
+  constexpr int kTilesOfSums = kSumSize / kTileSums;
   constexpr int kPair = 2 * kTileRows;
   int32_t products = 0;
   for (const TileTerm& term : terms)
@@ -176,45 +168,11 @@ inline void multiply_terms(const TileTerm (&terms)[kTerms],
   multiply_steps<1>(terms, step + kPair, sums + kPair * kSumOutputs, pause);
 }
 
-// Rows of bfloat16 by their tap in height; null: zeros.
-struct TileRows {
-  const uint16_t* of[2];
-};
-
-template <int kTerms>
-inline void multiply_terms(const TileTerm (&terms)[kTerms],
-                           int64_t step,
-                           float* sums) {
-  multiply_terms(terms, step, sums, [](int32_t) {});
-}
-
 inline TileTerm term_of(const PackedTiles& packed,
                         const uint16_t* row,
                         int64_t output,
                         int32_t height) {
   return {row, packed.of(output, height), packed.inputs, kTaps};
-}
-
-// A row of `steps` steps, a multiple of kSumSteps; a row begins at the first
-// tap of the first step. Hands on blocks of kSumSteps steps of kSumOutputs sums
-// as they are done: emit(step, output, sums), of which `room` holds one.
-// A TileSession is open.
-template <class Emit>
-inline void convolve_tiles(const PackedTiles& packed,
-                           const TileRows& rows,
-                           int64_t steps,
-                           float* room,
-                           const Emit& emit) {
-  const bool both = packed.heights == 2;
-  for (int64_t output = 0; output < packed.outputs; output += kSumOutputs) {
-    const TileTerm terms[2] = {
-        term_of(packed, rows.of[0], output, 0),
-        term_of(packed, both ? rows.of[1] : nullptr, output, both)};
-    for (int64_t step = 0; step < steps; step += kSumSteps) {
-      multiply_terms(terms, step, room);
-      emit(step, output, room);
-    }
-  }
 }
 
 }  // namespace sparse_aasist::SPARSE_AASIST_SIMD

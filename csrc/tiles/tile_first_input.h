@@ -9,12 +9,6 @@
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 
-// A number that a generic function may compute with.
-template <int value>
-struct Number {
-  static constexpr int kValue = value;
-};
-
 // Right sides of the products of one input: column j of a tile is step 9 r + j
 // of row r, of which 16 make a strip; a tile for each step that they meet.
 constexpr int kFirstColumns = 9;
@@ -43,47 +37,55 @@ inline void pack_first(const Convolution& convolution,
         }
 }
 
+// The products of a step of three rows and its tiles.
+template <int kSums>
+inline void multiply_first_step(const uint16_t* const (&rows)[3],
+                                int step,
+                                const uint16_t* weight) {
+  constexpr int64_t kRow = kFirstColumns * kGroupChannels * sizeof(uint16_t);
+  constexpr int kLeft = 6, kRight = 7;
+  const int64_t left = int64_t{step} * kGroupChannels;
+  const uint16_t* const right = weight + step * kTileValues;
+  load_tile<kLeft>(rows[0] + left, kRow);
+  load_tile<kRight>(right, kTileBytes);
+  multiply_tiles<kSums, kLeft, kRight>();
+  load_tile<kLeft>(rows[1] + left, kRow);
+  load_tile<kRight>(right + kFirstSize, kTileBytes);
+  multiply_tiles<kSums + 1, kLeft, kRight>();
+  load_tile<kLeft>(rows[2] + left, kRow);
+  load_tile<kRight>(right + 2 * kFirstSize, kTileBytes);
+  multiply_tiles<kSums + 2, kLeft, kRight>();
+}
+
 // What three rows of 32 outputs, each from a step before the first on, make of
-// `weight`, one after the other. Tiles of sums lie as store_sums() leaves them.
-template <int kOutputs>
-inline void multiply_first(const uint16_t* below,
-                           const uint16_t* own,
-                           const uint16_t* beside,
+// `weight`, one after the other: six tiles, whose sum is the result.
+inline void multiply_first(const uint16_t* const (&rows)[3],
                            const uint16_t* weight,
                            float* sums) {
-  constexpr int64_t kRow = kFirstColumns * kOutputs * sizeof(uint16_t);
-  constexpr int kLeft = 6, kRight = 7;
-  clear_sums();
-  const auto multiply = [&](int step, auto even) {
-    // Two sums each, so that a product need not wait for the one before it.
-    constexpr int kSums = decltype(even)::kValue ? 0 : 3;
-    const uint16_t* const right = weight + step * kTileValues;
-    load_tile<kLeft>(below + step * kOutputs, kRow);
-    load_tile<kRight>(right, kTileBytes);
-    multiply_tiles<kSums, kLeft, kRight>();
-    load_tile<kLeft>(own + step * kOutputs, kRow);
-    load_tile<kRight>(right + kFirstSize, kTileBytes);
-    multiply_tiles<kSums + 1, kLeft, kRight>();
-    load_tile<kLeft>(beside + step * kOutputs, kRow);
-    load_tile<kRight>(right + 2 * kFirstSize, kTileBytes);
-    multiply_tiles<kSums + 2, kLeft, kRight>();
-  };
-  for (int step = 0; step < kFirstDepth; step += 2) {
-    multiply(step, Number<true>{});
-    if (step + 1 < kFirstDepth)
-      multiply(step + 1, Number<false>{});
-  }
-  store_sums(sums);
+  clear_steps();
+  zero_tile<4>();
+  zero_tile<5>();
+  // Two sums of a row, so that a product need not wait for the one before it.
+  for (int step = 0; step < kFirstDepth; ++step)
+    if (step % 2 == 0)
+      multiply_first_step<0>(rows, step, weight);
+    else
+      multiply_first_step<3>(rows, step, weight);
+  store_tile<0>(sums, kTileBytes);
+  store_tile<1>(sums + kTileSums, kTileBytes);
+  store_tile<2>(sums + 2 * kTileSums, kTileBytes);
+  store_tile<3>(sums + 3 * kTileSums, kTileBytes);
+  store_tile<4>(sums + 4 * kTileSums, kTileBytes);
+  store_tile<5>(sums + 5 * kTileSums, kTileBytes);
 }
 
 // At a step.
 inline float first_product(const float* sums, int64_t step) {
   const float* const at =
-      sums + step / kFirstColumns * kSumOutputs + step % kFirstColumns;
+      sums + step / kFirstColumns * kTileColumns + step % kFirstColumns;
   float sum = 0;
-  for (int rows = 0; rows < 3; ++rows)
-    for (int columns = 0; columns < 2; ++columns)
-      sum += at[rows * kTileRows * kSumOutputs + columns * kTileColumns];
+  for (int tile = 0; tile < 6; ++tile)
+    sum += at[tile * kTileSums];
   return sum;
 }
 
@@ -101,7 +103,7 @@ inline void add_first_gradients(const uint16_t* taps,
   load_tile<1>(conv1 + kTileSums, kTileBytes);
   load_tile<2>(shortcut, kTileBytes);
   load_tile<3>(shortcut + kTileSums, kTileBytes);
-  for (int64_t t = 0; t < steps; t += kBlockSteps) {
+  for (int64_t t = 0; t < steps; t += kTileDepth) {
     const uint16_t* const raw = draw + t * kGroupChannels;
     const uint16_t* const out = dout + t * kGroupChannels;
     load_tile<4>(taps + t, 2 * tap_row);

@@ -13,8 +13,6 @@
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 
 constexpr int kGroupChannels = 32;  // of two tiles
-constexpr int kBlockSteps = 32;     // the depth of a product
-constexpr int kTileSums = kTileRows * kTileColumns;
 
 // Interleaving two rows is cheapest in an order of its own: the column of
 // `channel` among the two tiles of a group.
@@ -78,7 +76,7 @@ inline void transpose_pairs(__m512i (&rows)[16]) {
   }
 }
 
-// A group's channels of kBlockSteps steps, `row` values apart, become rows of
+// A group's channels of kTileDepth steps, `row` values apart, become rows of
 // steps, `to_row` apart.
 inline void transpose_group(const uint16_t* from,
                             int64_t row,
@@ -116,7 +114,7 @@ inline void transpose_group(const uint16_t* from,
                             uint16_t* to,
                             int64_t to_row) {
   for (int channel = 0; channel < kGroupChannels; ++channel)
-    for (int step = 0; step < kBlockSteps; ++step)
+    for (int step = 0; step < kTileDepth; ++step)
       to[channel * to_row + step] = from[step * row + channel];
 }
 
@@ -166,7 +164,7 @@ inline void add_group_gradient(const uint16_t* source,
   load_tile<1>(sums + kTileSums, kTileBytes);
   load_tile<2>(sums + 2 * kTileSums, kTileBytes);
   load_tile<3>(sums + 3 * kTileSums, kTileBytes);
-  for (int64_t t = 0; t < steps; t += kBlockSteps) {
+  for (int64_t t = 0; t < steps; t += kTileDepth) {
     const uint16_t* const left = source + t;
     const uint16_t* const right = gradient + t / 2 * gradient_row;
     load_tile<4>(left, 2 * source_row);
