@@ -16,6 +16,7 @@ from toolchain import (
     BuildError,
     Nvcc,
     gencode_flags,
+    level_flags,
     max_jobs,
     simd_flags,
     tile_flags,
@@ -121,6 +122,8 @@ def _ninja_text(plan: Plan, ops_library: Path, info_module: Path) -> str:
             objects.append(f"{name}.o")
             rule = "nvcc" if source.suffix == ".cu" else "cxx"
             lines.append(f"build {objects[-1]}: {rule} {_escape(source)}")
+            if name.name == "simd_level.cpp":
+                lines.append(f"  simd = {' '.join(level_flags(plan.cxx))}")
     info_source = plan.root / "csrc" / "build_info.cpp"
     info_includes = " ".join(f"-isystem {_quote(path)}" for path in _python_includes())
     lines += [

@@ -46,13 +46,22 @@ def simd_flags() -> dict[str, tuple[str, ...]]:
 
 
 def tile_flags(cxx: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return likewise those of each level of products of tiles.
-
-    A compiler that knows no AMX (GCC before 11) compiles plain loops at that level, too; the
-    library then never chooses it (csrc/simd_level.cpp).
-    """
-    amx = _AMX if _compiles([*cxx, *_AMX]) else ()
+    """Return likewise those of each level of products of tiles."""
+    amx = _AMX if knows_amx(cxx) else ()
     return _flags_here({"portable": (), "amx": (*_AVX2, *_AVX512, *amx)})
+
+
+def level_flags(cxx: list[str]) -> tuple[str, ...]:
+    """Return the flags of csrc/simd_level.cpp, which chooses no level that is plain loops."""
+    return ("-DSPARSE_AASIST_HAS_AMX",) if knows_amx(cxx) else ()
+
+
+def knows_amx(cxx: list[str]) -> bool:
+    """Tell whether a compiler and its assembler know AMX: GCC 11, Clang 12, binutils 2.34."""
+    instructions = ("tilerelease", "tdpbf16ps %tmm2, %tmm1, %tmm0", "vcvtneps2bf16 %zmm0, %ymm0")
+    body = " ".join(f'__asm__ volatile("{instruction}");' for instruction in instructions)
+    on_x86 = platform.machine() in ("x86_64", "AMD64")
+    return on_x86 and _compiles([*cxx, *_AMX], f"int main() {{ {body} }}\n")
 
 
 def _flags_here(on_x86: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -65,17 +74,19 @@ def find_cxx() -> tuple[list[str] | None, str]:
     named = os.environ.get("CXX")
     candidates = [shlex.split(named)] if named else [["c++"], ["g++"], ["clang++"]]
     for command in candidates:
-        if _compiles(command):
+        # A standard header and a link: a compiler without its library counts as none.
+        if _compiles(
+            command, "#include <vector>\nint main() { return std::vector<int>().size(); }\n"
+        ):
             return command, ""
     tried = ", ".join(shlex.join(command) for command in candidates)
     return None, f"no working C++ compiler, tried {tried}"
 
 
-def _compiles(command: list[str]) -> bool:
+def _compiles(command: list[str], program: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
-        # A standard header and a link: a compiler without its library counts as none.
-        source.write_text("#include <vector>\nint main() { return std::vector<int>().size(); }\n")
+        source.write_text(program)
         try:
             run = subprocess.run(
                 [*command, str(source), "-o", str(source.with_suffix(""))], capture_output=True

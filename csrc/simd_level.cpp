@@ -3,8 +3,7 @@
 
 #include <atomic>
 
-#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
-#define SPARSE_AASIST_HAS_AMX
+#ifdef SPARSE_AASIST_HAS_AMX
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,10 +14,10 @@ namespace {
 
 // Intel's Software Developer's Manual, volume 1, chapter 18: what the CPU has,
 // that the operating system keeps the tiles' registers, and its permission for
-// this process (arch_prctl(2), ARCH_REQ_XCOMP_PERM). A compiler without the
-// header has made plain loops of what is called AMX.
+// this process (arch_prctl(2), ARCH_REQ_XCOMP_PERM). A compiler that does not
+// know AMX has made plain loops of what is called so.
 bool has_amx() {
-#if defined(SPARSE_AASIST_HAS_AMX)
+#ifdef SPARSE_AASIST_HAS_AMX
   constexpr unsigned kBfloat16Tiles = 1u << 22, kTiles = 1u << 24;
   constexpr unsigned kBfloat16Vectors = 1u << 5, kSavesRegisters = 1u << 27;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolchain import find_cxx, max_jobs, simd_flags, tile_flags
+from toolchain import find_cxx, level_flags, max_jobs, simd_flags, tile_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = (
@@ -46,7 +46,7 @@ def build_program(main: Path, ops: Sequence[str], folder: Path) -> Path:
     sources: list[tuple[Path, tuple[str, ...]]] = [
         (main, ()),
         (ROOT / "tests/simt/simt_shim.cpp", ()),
-        (ROOT / "csrc/simd_level.cpp", ()),
+        (ROOT / "csrc/simd_level.cpp", level_flags(cxx)),
     ]
     for op in ops:
         sources += [(path, ("-x", "c++")) for path in ROOT.glob(f"csrc/cuda/{op}*_cuda.cu")]

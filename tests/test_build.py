@@ -23,6 +23,8 @@ from toolchain import (
     find_cxx,
     find_nvcc,
     gencode_flags,
+    knows_amx,
+    level_flags,
     max_jobs,
     simd_flags,
     tile_flags,
@@ -351,6 +353,20 @@ def test_an_old_compiler_builds_plain_loops_for_amx(tmp_path: Path) -> None:
     compiler.chmod(0o755)
     flags = tile_flags([str(compiler)])["amx"]
     assert "-mavx512f" in flags and not [flag for flag in flags if "amx-" in flag]
+    assert level_flags([str(compiler)]) == ()
+
+
+def test_an_old_assembler_counts_as_an_old_compiler(tmp_path: Path) -> None:
+    cxx, reason = find_cxx()
+    if cxx is None:
+        pytest.skip(reason)
+    # Takes what the compiler makes of an empty program, and refuses tiles.
+    assembler = tmp_path / "as"
+    assembler.write_text(
+        '#!/bin/sh\nfor last; do :; done\n! grep -q tile "$last" && exec as "$@"\n'
+    )
+    assembler.chmod(0o755)
+    assert not knows_amx([*cxx, f"-B{tmp_path}/"])
 
 
 @pytest.mark.parametrize(

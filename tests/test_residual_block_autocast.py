@@ -123,6 +123,10 @@ def test_what_a_kernel_reads(
             weight = torch.empty(outputs, inputs, 2, 3, device=device)
             assert kernel_dtype(x, weight, shortcut) is expected
             assert kernel_dtype(x, weight.bfloat16(), shortcut) is None
+            if expected is BF16:
+                long = torch.empty(2, inputs, 1, 1 << 25, dtype=dtype, device=device)
+                beyond = SINGLE if device == "cpu" else None
+                assert kernel_dtype(long, weight, shortcut) is beyond
             empty = torch.empty(0, inputs, 3, 9, dtype=dtype, device=device)
             assert kernel_dtype(empty, weight, shortcut) is None
 
@@ -217,6 +221,13 @@ class TestFunctions:
         assert got.out.dtype is expected.out.dtype is torch.bfloat16
         assert error_of(got.out, expected.out) < 2e-2
         assert_gradients_near(got.gradients, expected.gradients)
+
+    @pytest.mark.parametrize("widths", WIDTHS, ids=str)
+    def test_compiles_for_any_size(self, device: str, widths: tuple[int, int]) -> None:
+        block = on(device, block_of((2, *widths, 2, 30)))
+        compiled = torch.compile(residual_block, backend="aot_eager", fullgraph=True, dynamic=True)
+        with torch.autocast(device, torch.bfloat16), torch.no_grad():
+            assert torch.equal(compiled(*block), residual_block(*block))
 
     @pytest.mark.parametrize("widths", WIDTHS, ids=str)
     def test_two_runs_are_equal(self, device: str, widths: tuple[int, int]) -> None:

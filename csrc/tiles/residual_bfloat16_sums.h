@@ -38,12 +38,18 @@ struct Pivots {
   float input[kMostWidth];
 };
 
+// Of the input the mean of its first steps: of a single one an outlier would
+// take the digits of all others.
 inline Pivots pivots_of(const ResidualBfloat16Params& params) {
+  constexpr int64_t kFirstSteps = 64;
+  const int64_t steps = params.steps < kFirstSteps ? params.steps : kFirstSteps;
   Pivots pivots{};
   for (int32_t o = 0; o < params.outputs; ++o)
     pivots.middle[o] = params.conv1.bias[o];
-  for (int32_t i = 0; i < params.inputs; ++i)
-    pivots.input[i] = float_of(params.x[i]);
+  for (int64_t t = 0; t < steps; ++t)
+    for (int32_t i = 0; i < params.inputs; ++i)
+      pivots.input[i] +=
+          float_of(params.x[t * params.inputs + i]) / static_cast<float>(steps);
   return pivots;
 }
 

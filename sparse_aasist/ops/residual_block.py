@@ -22,6 +22,8 @@ MAX_CHANNELS = 128
 BFLOAT16_WIDTHS = ((1, 32), (32, 32), (32, 64), (64, 64))
 """Input and output channels of the blocks that have a kernel in bfloat16: those of AASIST, with a
 shortcut where they differ and only there."""
+MOST_CLIPS, MOST_STEPS = 1 << 30, (1 << 25) - 1
+"""The kernels in bfloat16 index clips, and the steps of a row, in 32 bits."""
 POOL_STEP = 3
 """The largest of three neighbouring time steps is kept."""
 
@@ -131,7 +133,7 @@ def kernel_dtype(
     if x.dtype is not torch.float32 and x.dtype is not lowered:
         return None
     dtype = None
-    if lowered is torch.bfloat16 and _has_bfloat16(kind, inputs, outputs, has_shortcut):
+    if lowered is torch.bfloat16 and _has_bfloat16(x, inputs, outputs, has_shortcut):
         dtype = lowered
     elif kind == "cpu" and lowered in (None, torch.bfloat16):
         dtype = torch.float32 if max(inputs, outputs) <= MAX_CHANNELS else None
@@ -140,8 +142,12 @@ def kernel_dtype(
     return dtype
 
 
-def _has_bfloat16(kind: str, inputs: int, outputs: int, has_shortcut: bool) -> bool:
-    fits = (inputs, outputs) in BFLOAT16_WIDTHS and has_shortcut == (inputs != outputs)
+def _has_bfloat16(x: Tensor, inputs: int, outputs: int, has_shortcut: bool) -> bool:
+    kind, (clips, _, _, steps) = device_type(x), x.shape
+    # Not `in`: of symbolic widths torch.compile would make one condition, and never be done.
+    fits = any(inputs == a and outputs == b for a, b in BFLOAT16_WIDTHS)
+    fits = fits and has_shortcut == (inputs != outputs)
+    fits = fits and clips <= MOST_CLIPS and steps <= MOST_STEPS
     return fits and (kind == "cuda" or (kind == "cpu" and cpu_multiplies_bfloat16()))
 
 
