@@ -235,6 +235,17 @@ class TestFunctions:
         ops, grad = BlockOps("compiled", device), gradient_for(block)
         assert_equal(ops.train(block, grad), ops.train(block, grad))
 
+    def test_statistics_beside_an_outlier(self, device: str) -> None:
+        # Moments of a single channel are taken about what the first steps are like, not about the
+        # first one alone. Neither its weights nor its middle are rounded.
+        x, conv1, *rest = block_of((2, 1, 32, 10, 1500))
+        x[0, 0, 0, 0] = 3000
+        got = BlockOps("compiled", device).train((x, conv1, *rest), gradient_for((x, conv1, *rest)))
+        middle = F.conv2d(x.double(), *(t.double() for t in conv1), padding=(1, 1))
+        for index, values in ((1, middle), (3, x.double())):
+            expected = values.var(dim=(0, 2, 3), correction=0)
+            torch.testing.assert_close(got.statistics[index].double(), expected, rtol=2e-4, atol=0)
+
     def test_more_work_than_blocks(self, device: str) -> None:
         # 2,048 blocks convolve and 264 sum gradients; each goes on to its next piece.
         block = block_of((80, 32, 32, 23, 1000))
