@@ -206,10 +206,10 @@ class TestPublicFunction:
         got = functions.train(block, grad.to(memory_format=torch.channels_last))
         assert_equal(got, expected)
 
-    def test_autocast_and_wide_blocks_are_pytorchs(self) -> None:
+    def test_autocast_to_float16_and_wide_blocks_are_pytorchs(self) -> None:
         for block, enabled in ((problem(2, 8, 8, 2, 30), True), (problem(1, 129, 4, 1, 9), False)):
             grad = gradient_for(block)
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            with torch.autocast("cpu", torch.float16, enabled=enabled):
                 got, expected = (
                     training_pass(function, block, tensors_of(block), grad)
                     for function in (residual_block_training, residual_block_training_reference)
@@ -305,6 +305,8 @@ class TestModule:
         finally:
             handle.remove()
         with torch.autocast("cpu", torch.bfloat16):
+            assert runs(lambda block: None)
+        with torch.autocast("cpu", torch.float16):
             assert not runs(lambda block: None)
 
     def test_a_patched_forward_is_called(self, calls: list[str]) -> None:
