@@ -111,24 +111,28 @@ inline void store_tile(void* to, int64_t stride) {
 
 template <int sums, int left, int right>
 inline void multiply_tiles() {
-  const auto value = [](const unsigned char* row, int i) {
-    uint16_t half;
-    __builtin_memcpy(&half, row + 2 * i, sizeof(half));
-    const uint32_t bits = static_cast<uint32_t>(half) << 16;
-    float wide;
-    __builtin_memcpy(&wide, &bits, sizeof(wide));
-    return wide;
+  constexpr int kPair = 2;
+  const auto widened_tile = [](int tile, float (&to)[kTileRows][kTileDepth]) {
+    for (int row = 0; row < kTileRows; ++row)
+      for (int i = 0; i < kTileDepth; ++i) {
+        uint16_t half;
+        __builtin_memcpy(&half, tile_register(tile).bytes[row] + 2 * i,
+                         sizeof(half));
+        const uint32_t bits = static_cast<uint32_t>(half) << 16;
+        __builtin_memcpy(&to[row][i], &bits, sizeof(bits));
+      }
   };
-  for (int row = 0; row < kTileRows; ++row)
-    for (int column = 0; column < kTileColumns; ++column) {
-      unsigned char* const to = tile_register(sums).bytes[row] + 4 * column;
-      float sum;
-      __builtin_memcpy(&sum, to, sizeof(sum));
-      for (int i = 0; i < kTileDepth; ++i)
-        sum += value(tile_register(left).bytes[row], i) *
-               value(tile_register(right).bytes[i / 2], 2 * column + i % 2);
-      __builtin_memcpy(to, &sum, sizeof(sum));
-    }
+  float a[kTileRows][kTileDepth], b[kTileRows][kTileDepth];
+  widened_tile(left, a);
+  widened_tile(right, b);
+  for (int row = 0; row < kTileRows; ++row) {
+    float to[kTileColumns];
+    __builtin_memcpy(to, tile_register(sums).bytes[row], sizeof(to));
+    for (int i = 0; i < kTileDepth; ++i)
+      for (int column = 0; column < kTileColumns; ++column)
+        to[column] += a[row][i] * b[i / kPair][kPair * column + i % kPair];
+    __builtin_memcpy(tile_register(sums).bytes[row], to, sizeof(to));
+  }
 }
 
 #endif
