@@ -57,7 +57,7 @@ def level_flags(cxx: list[str]) -> tuple[str, ...]:
 
 
 def knows_amx(cxx: list[str]) -> bool:
-    """Tell whether a compiler and its assembler know AMX: GCC 11, Clang 12, binutils 2.34."""
+    """Tell whether a compiler and its assembler know AMX (GCC from 11 on, Clang from 12 on)."""
     instructions = ("tilerelease", "tdpbf16ps %tmm2, %tmm1, %tmm0", "vcvtneps2bf16 %zmm0, %ymm0")
     body = " ".join(f'__asm__ volatile("{instruction}");' for instruction in instructions)
     on_x86 = platform.machine() in ("x86_64", "AMD64")
