@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparse_aasist.models.fusion import convolution, normalisation, only_computes
+from sparse_aasist.models.running_statistics import move_statistics
 from sparse_aasist.ops import Convolution, residual_block, residual_block_training
 from sparse_aasist.ops.residual_block import POOL_STEP, kernel_dtype
 
@@ -45,7 +46,7 @@ class ResidualBlock(nn.Module):
             return self._train(x) if self.training else self._score(x)
         if self.bn1 is not None and self.bn1.training:
             variance, mean = torch.var_mean(x.detach(), dim=(0, 2, 3), correction=0)
-            move_statistics(self.bn1, mean, variance, x.numel() // x.shape[1])
+            move_statistics([self.bn1], [mean], [variance], [x.numel() // x.shape[1]])
         out = F.selu(self.bn2(self.conv1(x)), inplace=True)
         out = self.conv2(out)
         out += x if self.conv_downsample is None else self.conv_downsample(x)
@@ -72,9 +73,10 @@ class ResidualBlock(nn.Module):
         bn1, bn2 = self.bn1, self.bn2
         output = residual_block_training(x, conv1, bn2.weight, bn2.bias, bn2.eps, conv2, shortcut)
         batch, _, height, steps = x.shape
-        move_statistics(bn2, output.mean, output.variance, batch * (height + 1) * steps)
+        moved = [(bn2, output.mean, output.variance, batch * (height + 1) * steps)]
         if bn1 is not None:
-            move_statistics(bn1, output.input_mean, output.input_variance, batch * height * steps)
+            moved.append((bn1, output.input_mean, output.input_variance, batch * height * steps))
+        move_statistics(*zip(*moved, strict=True))
         return output.out
 
     def _convolutions(self) -> tuple[Convolution, Convolution, Convolution | None]:
@@ -91,22 +93,6 @@ def _wants_gradient(x: Tensor, module: nn.Module) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-@torch.no_grad()
-def move_statistics(bn: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move the running statistics of `bn` as its forward would.
-
-    Args:
-        mean, variance: (C), of the batch; the variance is biased.
-        count: values per channel, two or more.
-    """
-    unbiased = variance * (count / (count - 1))
-    bn.num_batches_tracked += 1
-    # Without a momentum BatchNorm keeps the mean of all batches.
-    share = 1 / int(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
-    bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), share)
-    bn.running_var.lerp_(unbiased.to(bn.running_var.dtype), share)
-
-
 def normalise_one_channel(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Do in training what `bn` does for a single channel, statistics included.
 
@@ -117,7 +103,7 @@ def normalise_one_channel(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
         x: (B, 1, F, T), two values or more.
     """
     variance, mean = torch.var_mean(x, correction=0)
-    move_statistics(bn, mean.detach(), variance.detach(), x.numel())
+    move_statistics([bn], [mean.detach().view(1)], [variance.detach().view(1)], [x.numel()])
     scale = bn.weight * torch.rsqrt(variance + bn.eps)
     return x * scale + (bn.bias - mean * scale)
 

@@ -54,8 +54,8 @@ def is_ordinary(module: nn.Module, dtype: torch.dtype) -> bool:
         return ordinary == ((1, 1), (1, 1), 1, "zeros")
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
         statistics = (module._buffers.get(name) for name in ("running_mean", "running_var"))
-        fixed = all(tensor is not None and tensor.dtype is dtype for tensor in statistics)
-        return fixed and module.momentum is not None
+        kept = all(tensor is not None and tensor.dtype is dtype for tensor in statistics)
+        return kept and module.momentum is not None and module.track_running_stats
     return True
 
 
