@@ -7,6 +7,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "graph_passes_cpu.h"
 #include "task_scratch.h"
 #include "tensor_rows.h"
 
@@ -32,54 +33,10 @@ class Cpu {
   }
 
   void run(const GraphAttentionParams& params) const {
-    const auto scores = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scores_cpu);
-    const auto rows = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_rows_cpu);
-    const auto master = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_master_cpu);
-    each(params, params.batch * pair_count(params.nodes), 1, scores, params);
-    each(params, params.batch * params.nodes, params.nodes, rows, params);
-    if (has_master(params))
-      each(params, params.batch, int64_t{params.nodes} * params.dim, master,
-           params);
+    GraphPassesCpu(TorchThreads()).attend(params);
   }
-
   void run(const GraphAttentionBackwardParams& params) const {
-    const GraphAttentionParams& forward = params.forward;
-    const auto rows =
-        SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_rows_cpu);
-    const auto run_tasks =
-        SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_tasks_cpu);
-    const auto sum =
-        SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_sum_cpu);
-    const GraphTasks tasks = graph_tasks(forward.batch, forward.nodes);
-    each(forward, forward.batch * forward.nodes, forward.nodes, rows, params);
-    each(forward, tasks.count,
-         forward.batch * pair_count(forward.nodes) / (tasks.count + 1),
-         run_tasks, params);
-    const int64_t nodes =
-        tasks.parts > 1 ? forward.batch * forward.nodes : int64_t{0};
-    torch::stable::parallel_for(
-        0, layer_size(forward) + nodes * forward.dim, 1 << 12,
-        [&](int64_t begin, int64_t end) { sum(params, begin, end); });
-  }
-
- private:
-  // A pair takes about 0.1 us.
-  static constexpr int64_t kGrainPairs = 256;
-
-  // Calls kernel(params, begin, end, scratch) for parts of [0, count), each
-  // item as much work as `pairs` pairs or rows of that many multiplications.
-  template <class Kernel, class Params>
-  static void each(const GraphAttentionParams& sizes,
-                   int64_t count,
-                   int64_t pairs,
-                   Kernel kernel,
-                   const Params& params) {
-    const int64_t bytes =
-        SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(sizes);
-    run_with_scratch(count, kGrainPairs / (pairs + 1) + 1, bytes,
-                     [&](int64_t begin, int64_t end, void* scratch) {
-                       kernel(params, begin, end, scratch);
-                     });
+    GraphPassesCpu(TorchThreads()).attend_backward(params);
   }
 };
 
@@ -99,6 +56,27 @@ class Cuda : public CudaDevice {
   }
 };
 #endif
+
+// Pointers to the rows of vectors (types, hidden), whose data is at `data`.
+template <class Byte, class Pointer>
+void point_to_rows(const Tensor& vectors,
+                   Byte* data,
+                   Pointer (&rows)[kMostTypes]) {
+  const int64_t bytes = vectors.size(1) * vectors.element_size();
+  for (int64_t type = 0; type < vectors.size(0) && type < kMostTypes; ++type)
+    rows[type] = data + type * bytes;
+}
+
+GraphScoreGradient gradient_of(const Tensor& dweight,
+                               const Tensor& dbias,
+                               const Tensor& dvectors) {
+  GraphScoreGradient gradient{
+      dweight.mutable_data_ptr(), dbias.mutable_data_ptr(), {}};
+  if (dvectors.dim() == 2)  // else there is no master
+    point_to_rows(dvectors, static_cast<char*>(dvectors.mutable_data_ptr()),
+                  gradient.vectors);
+  return gradient;
+}
 
 // A score's tensors, made contiguous, which they have to outlive.
 struct Score {
@@ -122,10 +100,8 @@ struct Score {
 
   GraphScore params() const {
     GraphScore score{weight.const_data_ptr(), bias.const_data_ptr(), {}};
-    const int64_t bytes = vectors.size(1) * vectors.element_size();
-    for (int64_t type = 0; type < vectors.size(0) && type < kMostTypes; ++type)
-      score.vectors[type] =
-          static_cast<const char*>(vectors.const_data_ptr()) + type * bytes;
+    point_to_rows(vectors, static_cast<const char*>(vectors.const_data_ptr()),
+                  score.vectors);
     return score;
   }
 };
@@ -283,11 +259,9 @@ backward(Tensor grad_out,
   params.grad_summary = grad_summary.const_data_ptr();
   params.dx = dx.mutable_data_ptr();
   params.dmaster = dmaster.mutable_data_ptr();
-  params.pairs = {dweight.mutable_data_ptr(), dbias.mutable_data_ptr(),
-                  dvectors.mutable_data_ptr()};
-  params.master_score = {dmaster_weight.mutable_data_ptr(),
-                         dmaster_bias.mutable_data_ptr(),
-                         dmaster_vector.mutable_data_ptr()};
+  params.pairs = gradient_of(dweight, dbias, dvectors);
+  params.master_score =
+      gradient_of(dmaster_weight, dmaster_bias, dmaster_vector);
   params.score_gradients = score_gradients.mutable_data_ptr();
   params.partials = partials.mutable_data_ptr();
   device.run(params);

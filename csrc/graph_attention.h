@@ -47,7 +47,7 @@ struct GraphScore {
 struct GraphScoreGradient {
   void* weight;
   void* bias;
-  void* vectors;
+  void* vectors[kMostTypes];
 };
 
 // All tensors are contiguous, and have the format but where Real is said.
@@ -154,7 +154,8 @@ SPARSE_AASIST_INLINE Bits* layer_entry(
     return static_cast<Bits*>(to.weight) + entry;
   if (entry < weights + hidden)
     return static_cast<Bits*>(to.bias) + entry - weights;
-  return static_cast<Bits*>(to.vectors) + entry - weights - hidden;
+  const int64_t vector = entry - weights - hidden;
+  return static_cast<Bits*>(to.vectors[vector / hidden]) + vector % hidden;
 }
 
 // Real entries of `partials` on a CPU.

@@ -1,12 +1,13 @@
 // graph_pool: schemas, checks, allocation and registration.
 #include "graph_pool.h"
 
-#include <memory>
 #include <optional>
 #include <tuple>
 
 #include <torch/csrc/stable/library.h>
 
+#include "graph_passes_cpu.h"
+#include "task_scratch.h"
 #include "tensor_rows.h"
 
 #ifdef SPARSE_AASIST_WITH_CUDA
@@ -23,26 +24,10 @@ class Cpu {
   explicit Cpu(const Tensor&) {}
 
   void run(const GraphPoolParams& params) const {
-    const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_cpu);
-    torch::stable::parallel_for(
-        0, params.batch, clips_per_thread(params),
-        [&](int64_t begin, int64_t end) {
-          const std::unique_ptr<int64_t[]> room(new int64_t[2 * params.nodes]);
-          kernel(params, begin, end, room.get());
-        });
+    GraphPassesCpu(TorchThreads()).pool(params);
   }
-
   void run(const GraphPoolBackwardParams& params) const {
-    const auto kernel = SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_backward_cpu);
-    torch::stable::parallel_for(
-        0, params.forward.batch, clips_per_thread(params.forward),
-        [&](int64_t begin, int64_t end) { kernel(params, begin, end); });
-    SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_backward_sum_cpu)(params);
-  }
-
- private:
-  static int64_t clips_per_thread(const GraphPoolParams& params) {
-    return rows_per_thread(int64_t{params.nodes} * (params.dim + params.nodes));
+    GraphPassesCpu(TorchThreads()).pool_backward(params);
   }
 };
 
@@ -80,6 +65,7 @@ GraphPoolParams check(Tensor& h, Tensor& weight, std::optional<Tensor>& scale) {
   params.batch = h.size(0);
   params.nodes = static_cast<int32_t>(h.size(1));
   params.dim = static_cast<int32_t>(h.size(2));
+  params.h_stride = h.size(1) * h.size(2);
   params.h = h.const_data_ptr();
   params.weight = weight.const_data_ptr();
   params.scale = data_or_null(scale);

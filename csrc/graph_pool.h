@@ -18,13 +18,15 @@ namespace sparse_aasist {
 
 constexpr int32_t kMaxPoolNodes = 4096;
 
-// All tensors are contiguous and have the format.
+// All tensors are contiguous, but clips of h and dh lie h_stride entries apart,
+// and have the format.
 struct GraphPoolParams {
   FloatFormat format;
   int64_t batch;
   int32_t nodes;
   int32_t dim;
   int32_t kept;        // 1..nodes
+  int64_t h_stride;    // nodes * dim or more
   const void* h;       // (batch, nodes, dim)
   const void* weight;  // (dim)
   const void* bias;    // (1)

@@ -1,14 +1,12 @@
 // graph_stack: schema, checks, allocation and registration.
 #include "graph_stack.h"
 
-#include <algorithm>
-#include <initializer_list>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 
+#include "graph_stack_tensors.h"
 #include "task_scratch.h"
-#include "tensor_rows.h"
 
 #ifdef SPARSE_AASIST_WITH_CUDA
 #include "cuda_device.h"
@@ -62,48 +60,6 @@ class Cuda : public CudaDevice {
 };
 #endif
 
-GraphStackSizes sizes_from(const Tensor& features,
-                           const std::vector<Tensor>& weights,
-                           const std::vector<int64_t>& kept,
-                           const std::vector<double>& temperatures,
-                           const std::vector<double>& eps) {
-  STD_TORCH_CHECK(features.dim() == 4, kName,
-                  ": features must be (batch, channels, bands, steps)");
-  const FloatFormat format = format_of(features, kName);
-  STD_TORCH_CHECK(
-      format == FloatFormat::kFloat32 || format == FloatFormat::kFloat64, kName,
-      ": tensors must be float32 or float64");
-  STD_TORCH_CHECK(kept.size() == 2 * kHalves &&
-                      temperatures.size() == kStackLayers &&
-                      eps.size() == kStackLayers,
-                  kName, ": wants ", 2 * kHalves, " counts of kept nodes and ",
-                  kStackLayers, " temperatures and eps");
-  // A master is (1, 1, dim), the score of the last pool (1, hidden).
-  STD_TORCH_CHECK(weights.size() > 3 && weights[1].dim() == 3 &&
-                      weights[weights.size() - 2].dim() == 2,
-                  kName, ": weights must end with the layer of a pool");
-  const auto narrow = [](int64_t size) {
-    return static_cast<int32_t>(std::clamp<int64_t>(size, 0, 1 << 20));
-  };
-  GraphStackSizes sizes{};
-  sizes.format = format;
-  sizes.batch = features.size(0);
-  sizes.channels = narrow(features.size(1));
-  sizes.bands = narrow(features.size(2));
-  sizes.steps = narrow(features.size(3));
-  sizes.dim = narrow(weights[1].size(2));
-  sizes.hidden = narrow(weights[weights.size() - 2].size(1));
-  for (int32_t half = 0; half < kHalves; ++half) {
-    sizes.first_kept[half] = narrow(kept[half]);
-    sizes.kept[half] = narrow(kept[kHalves + half]);
-  }
-  std::copy(temperatures.begin(), temperatures.end(), sizes.temperatures);
-  std::copy(eps.begin(), eps.end(), sizes.eps);
-  const char* reason = refusal(sizes);
-  STD_TORCH_CHECK(reason == nullptr, kName, ": ", reason);
-  return sizes;
-}
-
 template <class Device>
 Tensor forward(Tensor features,
                std::vector<Tensor> weights,
@@ -112,33 +68,16 @@ Tensor forward(Tensor features,
                std::vector<double> eps) {
   const Device device(features);
   const GraphStackSizes sizes =
-      sizes_from(features, weights, kept, temperatures, eps);
-  features = packed(features);
-  size_t read = 0;
-  const auto next = [&](std::initializer_list<int64_t> expected) {
-    STD_TORCH_CHECK(
-        read < weights.size() && fits(weights[read], features, expected), kName,
-        ": weight ", read, " is missing, or of another shape, dtype or device");
-    Tensor& weight = weights[read++];
-    weight = packed(weight);
-    return weight.const_data_ptr();
-  };
-  GraphStackParams params = StackWeights(sizes, next).read();
-  STD_TORCH_CHECK(read == weights.size(), kName, ": wants ", read,
-                  " weights, got ", weights.size());
-  params.features = features.const_data_ptr();
+      stack_sizes(kName, features, weights, {kept, temperatures, eps});
+  GraphStackParams params = stack_params(kName, sizes, features, weights);
   Tensor readout = new_tensor(
       features, {params.batch, int64_t{kReadoutBlocks} * sizes.hidden},
       features.scalar_type());
   params.readout = readout.mutable_data_ptr();
   if (params.batch == 0)
     return readout;
-  const int64_t bytes = place_stack(params, nullptr);
-  // In float64 for its alignment.
-  Tensor room = new_tensor(features, {bytes / 8 + 8}, ScalarType::Double);
-  char* const base = static_cast<char*>(room.mutable_data_ptr());
-  place_stack(params,
-              base + (64 - reinterpret_cast<uintptr_t>(base) % 64) % 64);
+  const Tensor room = new_room(features, place_stack(params, nullptr));
+  place_stack(params, room_at(kName, room));
   device.run(params);
   return readout;
 }

@@ -37,10 +37,10 @@ struct StackLinear {
 struct StackMix {
   StackLinear read;  // of what is read
   StackLinear own;   // of the node itself
-  // Running statistics, (hidden) each; null: no normalisation, no SELU.
+  // (hidden) each; a null weight: no normalisation, no SELU.
   const void* weight;
   const void* bias;
-  const void* mean;
+  const void* mean;  // running statistics; null in training
   const void* variance;
   double eps;
 };
@@ -94,6 +94,7 @@ struct GraphStackSizes {
   int32_t kept[kHalves];
   double temperatures[kStackLayers];
   double eps[kStackLayers];
+  bool of_batch;  // statistics: not among the weights
 };
 
 // Why the kernels cannot take these sizes; null where they can.
@@ -200,8 +201,10 @@ class StackWeights {
     layer.mix = mix(dim, hidden);
     layer.mix.weight = next_({hidden});
     layer.mix.bias = next_({hidden});
-    layer.mix.mean = next_({hidden});
-    layer.mix.variance = next_({hidden});
+    if (!sizes_.of_batch) {
+      layer.mix.mean = next_({hidden});
+      layer.mix.variance = next_({hidden});
+    }
     layer.mix.eps = sizes_.eps[layers_++];
     if (types == 1)
       return layer;
@@ -227,28 +230,39 @@ class StackWeights {
   int32_t layers_ = 0;
 };
 
-// Lays out what lies between the stages behind `base`, which is a multiple of
-// 64; null tells the size. Returns the size in bytes.
-inline int64_t place_stack(GraphStackParams& params, void* base) {
-  const int64_t real = is_double(params.format) ? 8 : 4, batch = params.batch;
-  int64_t taken = 0;
-  const auto take = [&](int64_t bytes) -> void* {
-    const auto address = reinterpret_cast<uintptr_t>(base) + taken;
-    taken += (bytes + 63) / 64 * 64;
+// Memory behind `base`, which is a multiple of 64, or null to tell the size.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
+
+  void* take(int64_t bytes) {
+    const uintptr_t address = base_ + static_cast<uintptr_t>(taken_);
+    taken_ += (bytes + 63) / 64 * 64;
     return reinterpret_cast<void*>(address);
-  };
+  }
+
+  int64_t taken() const { return taken_; }
+
+ private:
+  uintptr_t base_;
+  int64_t taken_ = 0;
+};
+
+// Lays out what lies between the stages.
+inline void place_stack(GraphStackParams& params, Arena& arena) {
+  const int64_t real = is_double(params.format) ? 8 : 4, batch = params.batch;
   const auto take_layer = [&](StackLayer& layer) {
     GraphAttentionParams& attention = layer.attention;
-    layer.x = take(real * batch * attention.nodes * attention.dim);
+    layer.x = arena.take(real * batch * attention.nodes * attention.dim);
     attention.x = layer.x;
-    layer.out = take(real * batch * attention.nodes * attention.hidden);
+    layer.out = arena.take(real * batch * attention.nodes * attention.hidden);
     if (has_master(attention))
-      layer.master_out = take(real * batch * attention.hidden);
+      layer.master_out = arena.take(real * batch * attention.hidden);
   };
   const auto take_pool = [&](StackPool& pool, int64_t dim) {
-    pool.out = take(real * batch * pool.kept * dim);
-    pool.scores = static_cast<double*>(take(8 * batch * pool.kept));
-    pool.indices = static_cast<int32_t*>(take(4 * batch * pool.kept));
+    pool.out = arena.take(real * batch * pool.kept * dim);
+    pool.scores = static_cast<double*>(arena.take(8 * batch * pool.kept));
+    pool.indices = static_cast<int32_t*>(arena.take(4 * batch * pool.kept));
   };
   for (int32_t half = 0; half < kHalves; ++half) {
     take_layer(params.first[half]);
@@ -260,7 +274,13 @@ inline int64_t place_stack(GraphStackParams& params, void* base) {
     for (StackPool& pool : params.pools[half])
       take_pool(pool, joint[0].attention.hidden);
   }
-  return taken;
+}
+
+// The same behind `base`; returns the size in bytes.
+inline int64_t place_stack(GraphStackParams& params, void* base) {
+  Arena arena(base);
+  place_stack(params, arena);
+  return arena.taken();
 }
 
 SPARSE_AASIST_FOR_EACH_SIMD_LEVEL(

@@ -25,4 +25,15 @@ void run_with_scratch(int64_t count,
   });
 }
 
+// The threads of torch, for GraphPassesCpu.
+struct TorchThreads {
+  template <class Run>
+  void operator()(int64_t count,
+                  int64_t grain,
+                  int64_t bytes,
+                  const Run& run) const {
+    run_with_scratch(count, grain, bytes, run);
+  }
+};
+
 }  // namespace sparse_aasist

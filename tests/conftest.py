@@ -83,7 +83,9 @@ def topk_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelPro
 def graph_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProgram]:
     """Graph kernels outside of torch, under sanitizers."""
     folder = tmp_path_factory.mktemp("graph_kernels")
-    yield from _program("graph", ("graph_attention", "graph_pool", "graph_stack"), folder)
+    yield from _program(
+        "graph", ("graph_attention", "graph_pool", "graph_stack", "row_passes"), folder
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import struct
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from implementations import FORMATS, ON_DEVICE, Functions, Sanitized, on_device, unwritten
+from stack_models import StackGradients, reference_readout, stack_gradients, with_statistics
 from torch import Tensor
 
 from sparse_aasist import AASIST
@@ -16,6 +18,9 @@ from sparse_aasist.ops import Master, graph_attention, graph_pool, hetero_graph_
 
 STACK_LAUNCHES = 7
 """Of kernels, for all graphs of the model; a dozen are allowed."""
+
+STACK_TRAINING_LAUNCHES = (22, 44)
+"""Forward and backward."""
 
 
 class Attention(NamedTuple):
@@ -98,6 +103,23 @@ class GraphFunctions(Functions):
             assert (readout is None) == (self.backend == "reference")
             return (model._read_graphs(features) if readout is None else readout).cpu()
 
+    def train(
+        self, model: AASIST, features: Tensor, noise: list[Tensor], grad: Tensor
+    ) -> StackGradients:
+        """Run graphs forward and backward with this noise of dropout."""
+        model = copy.deepcopy(model).to(self.device)
+        features = on_device(features, self.device).requires_grad_()
+        noise = [on_device(factors, self.device) for factors in noise]
+        with self.settings():
+            if self.backend == "reference":
+                readout = reference_readout(model, features, noise)
+            else:
+                drawn = mock.patch("sparse_aasist.models.graph_stack.draw_noise", lambda *_: noise)
+                with drawn:
+                    readout = graph_stack(model, features)
+                assert readout is not None
+            return stack_gradients(model, features, readout, on_device(grad, self.device))
+
 
 class GraphSanitized(Sanitized):
     """The kernels themselves."""
@@ -165,20 +187,55 @@ class GraphSanitized(Sanitized):
         return PoolResult(out, *results[-3:])
 
     def stack(self, model: AASIST, features: Tensor) -> Tensor:
-        features = features.contiguous()
+        scalars, weights, readout = self._stack_call(model, features)
+        launches = torch.zeros(1, dtype=torch.int64)
+        arrays = (features.contiguous(), *weights, readout, launches)
+        readout, launches = self.program.call("graph_stack", scalars, arrays)[-2:]
+        if self.where[0] == ON_DEVICE:
+            assert launches.item() == STACK_LAUNCHES
+        return readout
+
+    def train(
+        self, model: AASIST, features: Tensor, noise: list[Tensor], grad: Tensor
+    ) -> StackGradients:
+        scalars, weights, readout = self._stack_call(model, features)
+        widths = [model.config.gat_dims[0]] * 2 + [model.config.gat_dims[1]] * 4
+        statistics = [unwritten((width,), features.dtype) for width in 2 * widths]
+        gradients = [unwritten(t.shape, t.dtype) for t in (features, *weights)]
+        launches = torch.zeros(2, dtype=torch.int64)
+        inputs = (features.contiguous(), *weights, *(factors.contiguous() for factors in noise))
+        outputs = (readout, *statistics, grad.contiguous(), *gradients, launches)
+        results = self.program.call("graph_stack_training", scalars, (*inputs, *outputs))
+        if self.where[0] == ON_DEVICE:
+            assert tuple(results[-1].tolist()) == STACK_TRAINING_LAUNCHES
+        results = results[len(inputs) : -1]
+        readout, statistics = results[0], results[1 : 1 + len(statistics)]
+        dfeatures, *gradients = results[2 + len(statistics) :]
+        named = {id(parameter): name for name, parameter in model.named_parameters()}
+        return StackGradients(
+            readout,
+            with_statistics(model, features, statistics),
+            dfeatures,
+            {named[id(w)]: g for w, g in zip(weights, gradients, strict=True)},
+        )
+
+    def _stack_call(
+        self, model: AASIST, features: Tensor
+    ) -> tuple[tuple[int, ...], list[Tensor], Tensor]:
         batch, channels, bands, steps = features.shape
         weights, kept, *reals = stack_arguments(model, features)
         dim, hidden = model.config.gat_dims
         patterns = [struct.unpack("q", struct.pack("d", x))[0] for part in reals for x in part]
         sizes = (batch, channels, bands, steps, dim, hidden, *kept)
         scalars = (*self.where, FORMATS[features.dtype], *sizes, *patterns)
-        readout = unwritten((batch, 5 * hidden), features.dtype)
-        launches = torch.zeros(1, dtype=torch.int64)
-        arrays = (features, *weights, readout, launches)
-        readout, launches = self.program.call("graph_stack", scalars, arrays)[-2:]
-        if self.where[0] == ON_DEVICE:
-            assert launches.item() == STACK_LAUNCHES
-        return readout
+        return scalars, weights, unwritten((batch, 5 * hidden), features.dtype)
+
+
+def runs_on_device(implementation: GraphFunctions | GraphSanitized) -> bool:
+    """Tell whether an implementation has what a GPU has: graph_stack in float32 only."""
+    if isinstance(implementation, GraphSanitized):
+        return implementation.where[0] == ON_DEVICE
+    return implementation.device == "cuda"
 
 
 def call(inputs: Attention, num_type1: int, temperature: float) -> tuple[Tensor, Tensor | None]:

@@ -52,7 +52,7 @@ template <class Format>
 void pool(const GraphPoolParams& params, int64_t clip, void* room) {
   using Bits = typename Format::Bits;
   const int64_t dim = params.dim, nodes = params.nodes, kept = params.kept;
-  const Bits* h = at<Bits>(params.h, clip * nodes * dim);
+  const Bits* h = at<Bits>(params.h, clip * params.h_stride);
   const Bits* scale = at<Bits>(params.scale, clip * nodes * dim);
   const Bits* weight = static_cast<const Bits*>(params.weight);
   const double bias = Format::to_double(*static_cast<const Bits*>(params.bias));
@@ -87,18 +87,19 @@ void pool_backward(const GraphPoolBackwardParams& params, int64_t clip) {
   const GraphPoolParams& forward = params.forward;
   const int64_t dim = forward.dim, nodes = forward.nodes, kept = forward.kept;
   const Bits* weight = static_cast<const Bits*>(forward.weight);
-  Bits* dh = at<Bits>(params.dh, clip * nodes * dim);
+  const Bits* h_of_clip = at<Bits>(forward.h, clip * forward.h_stride);
+  Bits* dh = at<Bits>(params.dh, clip * forward.h_stride);
   double* sums = params.partials + clip * (dim + 1);
   for (int64_t i = 0; i < nodes * dim; ++i)
     dh[i] = 0;
   for (int64_t d = 0; d <= dim; ++d)
     sums[d] = 0;
   for (int64_t r = clip * kept; r < (clip + 1) * kept; ++r) {
-    const int64_t node = clip * nodes + forward.indices[r];
-    const Bits* h = at<Bits>(forward.h, node * dim);
-    const Bits* scale = at<Bits>(forward.scale, node * dim);
+    const int64_t node = forward.indices[r];
+    const Bits* h = h_of_clip + node * dim;
+    const Bits* scale = at<Bits>(forward.scale, (clip * nodes + node) * dim);
     const Bits* grad = at<Bits>(params.grad_out, r * dim);
-    Bits* to = at<Bits>(params.dh, node * dim);
+    Bits* to = dh + node * dim;
     const double score = forward.scores[r];
     double dscore = 0;
     for (int64_t d = 0; d < dim; ++d)

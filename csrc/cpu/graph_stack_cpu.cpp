@@ -2,7 +2,7 @@
 // clips at a time, and what lies between them.
 #include "graph_stack.h"
 
-#include "graph_pairs.h"
+#include "graph_stack_rows.h"
 
 namespace sparse_aasist::SPARSE_AASIST_SIMD {
 namespace {
@@ -82,23 +82,6 @@ StackScratch<T> stack_scratch(const GraphStackParams& params, void* base) {
   return s;
 }
 
-// (outputs, inputs) -> (inputs, padded outputs), each output times its scale;
-// null: none.
-template <class T>
-void pack_weight(const void* weight,
-                 int64_t inputs,
-                 int64_t outputs,
-                 const T* scale,
-                 T* to) {
-  const T* from = static_cast<const T*>(weight);
-  const int64_t width = padded(outputs);
-  for (int64_t o = 0; o < width; ++o) {
-    const T factor = o >= outputs ? 0 : scale == nullptr ? 1 : scale[o];
-    for (int64_t i = 0; i < inputs; ++i)
-      to[i * width + o] = o >= outputs ? 0 : factor * from[o * inputs + i];
-  }
-}
-
 template <class T>
 T dot(const T* a, const T* b, int32_t count) {
   Vector<T> sum{};
@@ -110,54 +93,29 @@ T dot(const T* a, const T* b, int32_t count) {
   return sum_lanes<T>(sum);
 }
 
-// Nodes of clips [begin, end): temporal, or spectral with their positions. As
-// integers, magnitudes are in the order of their values, NaN above all.
+// Nodes of clips [begin, end): temporal, or spectral with their positions.
 template <class Format>
 void take_maxima(const GraphStackParams& params,
                  bool temporal,
                  int64_t begin,
                  int64_t end,
                  void* to) {
-  using Bits = typename Format::Bits;
   using T = Real<Format>;
-  constexpr Bits kMagnitude =
-      static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
-  const int64_t channels = params.channels, bands = params.bands;
-  const int64_t steps = params.steps;
+  const int64_t channels = params.channels;
+  const int64_t size = channels * (temporal ? params.steps : params.bands);
   const T* position = static_cast<const T*>(params.position);
   for (int64_t clip = begin; clip < end; ++clip) {
-    const Bits* plane =
-        at<Bits>(params.features, clip * channels * bands * steps);
-    T* nodes = at<T>(to, clip * channels * (temporal ? steps : bands));
-    for (int64_t c = 0; c < channels; ++c, plane += bands * steps) {
-      if (!temporal) {
-        for (int64_t f = 0; f < bands; ++f) {
-          Bits most = 0;
-          for (int64_t t = 0; t < steps; ++t) {
-            const Bits magnitude = plane[f * steps + t] & kMagnitude;
-            most = magnitude > most ? magnitude : most;
-          }
-          nodes[f * channels + c] =
-              bit_cast<T>(most) + position[f * channels + c];
-        }
-        continue;
-      }
-      constexpr int64_t kSteps = 64;
-      for (int64_t first = 0; first < steps; first += kSteps) {
-        const int64_t left = steps - first;
-        const int64_t count = left < kSteps ? left : kSteps;
-        Bits most[kSteps] = {};
-        for (int64_t f = 0; f < bands; ++f) {
-          const Bits* row = plane + f * steps + first;
-          for (int64_t t = 0; t < count; ++t) {
-            const Bits magnitude = row[t] & kMagnitude;
-            most[t] = magnitude > most[t] ? magnitude : most[t];
-          }
-        }
-        for (int64_t t = 0; t < count; ++t)
-          nodes[(first + t) * channels + c] = bit_cast<T>(most[t]);
-      }
-    }
+    T* nodes = at<T>(to, clip * size);
+    if (temporal)
+      largest_of_steps<Format>(params, clip,
+                               [&](int64_t c, int64_t t, T magnitude, int32_t) {
+                                 nodes[t * channels + c] = magnitude;
+                               });
+    else
+      largest_of_bands<Format>(
+          params, clip, [&](int64_t c, int64_t f, T magnitude, int32_t) {
+            nodes[f * channels + c] = magnitude + position[f * channels + c];
+          });
   }
 }
 
@@ -269,6 +227,7 @@ void run_pool(const StackPool& pool,
     params.nodes = pool.nodes;
     params.dim = layer.attention.hidden;
     params.kept = pool.kept;
+    params.h_stride = nodes * dim;
     params.h = at<T>(layer.out, (clip * nodes + first) * dim);
     params.weight = pool.score.weight;
     params.bias = pool.score.bias;
@@ -311,63 +270,6 @@ void join(const StackLayer& layer,
     }
     first += pool.kept;
   }
-}
-
-// As torch.maximum: NaN if one is.
-template <class T>
-T higher_or_nan(T a, T b) {
-  return a > b || a != a ? a : b;
-}
-
-template <class T>
-void read_out(const GraphStackParams& params, int64_t clip) {
-  const int32_t hidden = params.joint[0][0].attention.hidden;
-  T* out = at<T>(params.readout, clip * kReadoutBlocks * hidden);
-  int64_t first = 0;
-  for (int32_t type = 0; type < kHalves; ++type) {
-    const int64_t kept = params.pools[0][type].kept;
-    T* most = out + 2 * type * hidden;
-    T* mean = most + hidden;
-    for (int32_t o = 0; o < 2 * hidden; ++o)
-      most[o] = 0;
-    for (int64_t i = 0; i < kept; ++i) {
-      const T* rows[kHalves][2];
-      for (int32_t branch = 0; branch < kHalves; ++branch) {
-        const StackLayer& last = params.joint[branch][1];
-        rows[branch][0] =
-            at<T>(params.pools[branch][type].out, (clip * kept + i) * hidden);
-        rows[branch][1] =
-            at<T>(last.out, (clip * last.attention.nodes + first + i) * hidden);
-      }
-      for (int32_t o = 0; o < hidden; ++o) {
-        const T value = higher_or_nan<T>(rows[0][0][o] + rows[0][1][o],
-                                         rows[1][0][o] + rows[1][1][o]);
-        most[o] = higher_or_nan<T>(value < 0 ? -value : value, most[o]);
-        mean[o] += value;
-      }
-    }
-    for (int32_t o = 0; o < hidden; ++o)
-      mean[o] /= static_cast<T>(kept);
-    first += kept;
-  }
-  T masters[kHalves][kMaxWidth];
-  for (int32_t branch = 0; branch < kHalves; ++branch) {
-    const StackLayer(&joint)[kDepths] = params.joint[branch];
-    for (int32_t o = 0; o < hidden; ++o)
-      masters[branch][o] = at<T>(joint[0].master_out, clip * hidden)[o] +
-                           at<T>(joint[1].master_out, clip * hidden)[o];
-  }
-  for (int32_t o = 0; o < hidden; ++o)
-    out[4 * hidden + o] = higher_or_nan<T>(masters[0][o], masters[1][o]);
-}
-
-// Calls run(format) for float64 or float32.
-template <class Run>
-void with_real(FloatFormat format, const Run& run) {
-  if (is_double(format))
-    run(Float64{});
-  else
-    run(Float32{});
 }
 
 // Calls run(half, first clip, end of clips) for halves of items [begin, end),
@@ -432,8 +334,15 @@ void graph_stack_readout_cpu(const GraphStackParams& params,
                              int64_t begin,
                              int64_t end) {
   with_real(params.format, [&](auto format) {
+    using T = Real<decltype(format)>;
+    int32_t largest[kHalves * kMaxWidth];  // not wanted
     for (int64_t clip = begin; clip < end; ++clip)
-      read_out<Real<decltype(format)>>(params, clip);
+      read_out<T>(
+          params, clip,
+          [&](int32_t type, int32_t i) {
+            return sums_of_node<T>(params, clip, type, i);
+          },
+          sums_of_master<T>(params, clip), largest);
   });
 }
 

@@ -39,7 +39,7 @@ __device__ __forceinline__ void pool_clip(const GraphPoolParams& params,
   const Bits* weight = static_cast<const Bits*>(params.weight);
   const double bias = Format::to_double(*static_cast<const Bits*>(params.bias));
   for (int32_t i = warp; i < nodes; i += kPoolWarps) {
-    const Bits* h = at<Bits>(params.h, (clip * nodes + i) * dim);
+    const Bits* h = at<Bits>(params.h, clip * params.h_stride + i * dim);
     const Bits* scale = at<Bits>(params.scale, (clip * nodes + i) * dim);
     double sum = 0;
     for (int32_t d = lane; d < dim; d += 32) {
@@ -72,7 +72,7 @@ __device__ __forceinline__ void pool_clip(const GraphPoolParams& params,
   __syncthreads();
   for (int32_t r = warp; r < kept; r += kPoolWarps) {
     const int32_t i = indices[r];
-    const Bits* h = at<Bits>(params.h, (clip * nodes + i) * dim);
+    const Bits* h = at<Bits>(params.h, clip * params.h_stride + i * dim);
     Bits* out = at<Bits>(params.out, (clip * kept + r) * dim);
     const double score = rounded<Format>(all_scores[i]);
     for (int32_t d = lane; d < dim; d += 32)

@@ -28,15 +28,17 @@ __global__ void __launch_bounds__(kPoolThreads)
   const int32_t kept = forward.kept;
   const Bits* weight = static_cast<const Bits*>(forward.weight);
   for (int64_t clip = blockIdx.x; clip < forward.batch; clip += gridDim.x) {
-    Bits* dh = at<Bits>(params.dh, clip * nodes * dim);
+    const Bits* clip_h = at<Bits>(forward.h, clip * forward.h_stride);
+    Bits* clip_dh = at<Bits>(params.dh, clip * forward.h_stride);
     for (int64_t i = threadIdx.x; i < nodes * dim; i += kPoolThreads)
-      dh[i] = 0;
+      clip_dh[i] = 0;
     __syncthreads();
     for (int32_t r = warp; r < kept; r += kPoolWarps) {
       const int64_t rank = clip * kept + r;
-      const int64_t node = clip * nodes + forward.indices[rank];
-      const Bits* h = at<Bits>(forward.h, node * dim);
-      const Bits* scale = at<Bits>(forward.scale, node * dim);
+      const int64_t node = forward.indices[rank];
+      const Bits* h = clip_h + node * dim;
+      const Bits* scale = at<Bits>(forward.scale, (clip * nodes + node) * dim);
+      Bits* dh = clip_dh + node * dim;
       const Bits* grad = at<Bits>(params.grad_out, rank * dim);
       const double score = forward.scores[rank];
       double dscore = 0;
@@ -46,9 +48,9 @@ __global__ void __launch_bounds__(kPoolThreads)
       for (int32_t d = lane; d < dim; d += 32) {
         const double factor =
             scale == nullptr ? dsum : dsum * Format::to_double(scale[d]);
-        at<Bits>(params.dh, node * dim)[d] = Format::from_double(
-            Format::to_double(grad[d]) * rounded<Format>(score) +
-            factor * Format::to_double(weight[d]));
+        dh[d] = Format::from_double(Format::to_double(grad[d]) *
+                                        rounded<Format>(score) +
+                                    factor * Format::to_double(weight[d]));
       }
       if (lane == 0)
         dsums[r] = dsum;
@@ -57,13 +59,12 @@ __global__ void __launch_bounds__(kPoolThreads)
     double* sums = params.partials + clip * (dim + 1);
     for (int32_t d = threadIdx.x; d <= dim; d += kPoolThreads) {
       const int32_t* indices = forward.indices + clip * kept;
-      const Bits* h = at<Bits>(forward.h, clip * nodes * dim + d);
       const Bits* scale = at<Bits>(forward.scale, clip * nodes * dim + d);
       double sum = 0;
       for (int32_t r = 0; r < kept; ++r) {
         double term = dsums[r];
         if (d < dim)
-          term *= Format::to_double(h[indices[r] * dim]);
+          term *= Format::to_double(clip_h[indices[r] * dim + d]);
         if (d < dim && scale != nullptr)
           term *= Format::to_double(scale[indices[r] * dim]);
         sum += term;

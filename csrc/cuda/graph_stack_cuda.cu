@@ -5,6 +5,7 @@
 #include "graph_attention_rows.cuh"
 #include "graph_pool_clip.cuh"
 #include "graph_stack.h"
+#include "graph_stack_ends.cuh"
 #include "projection.cuh"
 #include "selu.cuh"
 
@@ -13,51 +14,9 @@ namespace {
 
 using Rows = RowReader<float>;
 
-__device__ __forceinline__ float value_at(const void* array, int64_t i) {
-  return *at<float>(array, i);
-}
-
-// As torch.maximum: NaN if one is.
-__device__ __forceinline__ float higher_or_nan(float a, float b) {
-  return a > b || a != a ? a : b;
-}
-
-// A warp per channel of a clip. As integers, magnitudes are in the order of
-// their values, NaN above all.
-__global__ void __launch_bounds__(kPoolThreads)
-    graph_stack_nodes_kernel(const __grid_constant__ GraphStackParams params) {
-  const int32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t channels = params.channels;
-  const int32_t bands = params.bands, steps = params.steps;
-  for (int64_t i = int64_t{blockIdx.x} * kPoolWarps + warp;
-       i < params.batch * channels; i += int64_t{gridDim.x} * kPoolWarps) {
-    const int64_t clip = i / channels, channel = i % channels;
-    const int32_t* plane =
-        at<int32_t>(params.features, i * bands * int64_t{steps});
-    const auto magnitude = [&](int32_t band, int32_t step) {
-      return plane[int64_t{band} * steps + step] & 0x7fffffff;
-    };
-    float* temporal =
-        at<float>(params.first[0].x, clip * steps * channels + channel);
-    for (int32_t t = lane; t < steps; t += 32) {
-      int32_t most = 0;
-      for (int32_t f = 0; f < bands; ++f)
-        most = magnitude(f, t) > most ? magnitude(f, t) : most;
-      temporal[t * channels] = bit_cast<float>(most);
-    }
-    float* spectral =
-        at<float>(params.first[1].x, clip * bands * channels + channel);
-    for (int32_t f = 0; f < bands; ++f) {
-      int32_t most = 0;
-      for (int32_t t = lane; t < steps; t += 32)
-        most = magnitude(f, t) > most ? magnitude(f, t) : most;
-      most = __reduce_max_sync(kAllLanes, most);
-      if (lane == 0)
-        spectral[f * channels] =
-            bit_cast<float>(most) +
-            value_at(params.position, f * channels + channel);
-    }
-  }
+__global__ void __launch_bounds__(kNodeThreads)
+    graph_stack_nodes_kernel(const __grid_constant__ StackNodes nodes) {
+  for_each_channel(nodes, [&](int64_t i) { take_nodes(nodes, i); });
 }
 
 // One layer of either half.
@@ -149,8 +108,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 4)
 
 // A pool, and where the projections of what it keeps are joined.
 struct PoolTask {
-  GraphPoolParams pool;  // of one clip; h and the outputs those of the first
-  int64_t h_stride;      // from clip to clip
+  GraphPoolParams pool;
   int32_t projections;
   StackLinear linear[kHalves];
   void* x[kHalves];  // from the row of the pool on
@@ -176,14 +134,9 @@ __global__ void __launch_bounds__(kPoolThreads)
        item += gridDim.x) {
     const PoolTask& task = tasks.tasks[item % tasks.count];
     const int64_t clip = item / tasks.count;
-    GraphPoolParams pool = task.pool;
-    const int32_t kept = pool.kept, dim = pool.dim;
-    pool.h = at<float>(pool.h, clip * task.h_stride);
-    pool.out = at<float>(pool.out, clip * kept * dim);
-    pool.scores += clip * kept;
-    pool.indices += clip * kept;
-    pool_clip<Float32>(pool, 0, all_scores);
-    const Rows rows = {pool.out, FloatFormat::kFloat32, dim, dim};
+    const int32_t kept = task.pool.kept, dim = task.pool.dim;
+    pool_clip<Float32>(task.pool, clip, all_scores);
+    const Rows rows = {task.pool.out, FloatFormat::kFloat32, dim, dim};
     for (int32_t p = 0; p < task.projections; ++p) {
       const StackLinear& linear = task.linear[p];
       float* x = at<float>(task.x[p], clip * task.x_stride);
@@ -192,7 +145,7 @@ __global__ void __launch_bounds__(kPoolThreads)
           float sums[kRows] = {};
           // Its first barrier also lets all rows of the pool be read.
           add_projection<kPoolThreads>(
-              rows, first, kept - first,
+              rows, clip * kept + first, kept - first,
               {linear.weight, FloatFormat::kFloat32, dim, dim}, dim, output,
               reinterpret_cast<float*>(room), sums);
           const int32_t o = output + lane;
@@ -208,45 +161,10 @@ __global__ void __launch_bounds__(kPoolThreads)
   }
 }
 
-// A block per clip, a thread per dimension.
-__global__ void __launch_bounds__(kMaxWidth) graph_stack_readout_kernel(
-    const __grid_constant__ GraphStackParams params) {
-  const int32_t hidden = params.joint[0][0].attention.hidden;
-  const int32_t o = threadIdx.x;
-  if (o >= hidden)
-    return;
-  for (int64_t clip = blockIdx.x; clip < params.batch; clip += gridDim.x) {
-    float* out = at<float>(params.readout, clip * kReadoutBlocks * hidden);
-    int64_t first = 0;
-    for (int32_t type = 0; type < kHalves; ++type) {
-      const int64_t kept = params.pools[0][type].kept;
-      float most = 0, sum = 0;
-      for (int64_t i = 0; i < kept; ++i) {
-        float values[kHalves];
-#pragma unroll
-        for (int32_t branch = 0; branch < kHalves; ++branch) {
-          const StackLayer& last = params.joint[branch][1];
-          const int64_t node = clip * last.attention.nodes + first + i;
-          values[branch] = value_at(params.pools[branch][type].out,
-                                    (clip * kept + i) * hidden + o) +
-                           value_at(last.out, node * hidden + o);
-        }
-        const float value = higher_or_nan(values[0], values[1]);
-        most = higher_or_nan(std::fabs(value), most);
-        sum += value;
-      }
-      out[2 * type * hidden + o] = most;
-      out[(2 * type + 1) * hidden + o] = sum / static_cast<float>(kept);
-      first += kept;
-    }
-    float masters[kHalves];
-#pragma unroll
-    for (int32_t branch = 0; branch < kHalves; ++branch)
-      masters[branch] =
-          value_at(params.joint[branch][0].master_out, clip * hidden + o) +
-          value_at(params.joint[branch][1].master_out, clip * hidden + o);
-    out[4 * hidden + o] = higher_or_nan(masters[0], masters[1]);
-  }
+__global__ void __launch_bounds__(kMaxWidth)
+    graph_stack_readout_kernel(const __grid_constant__ StackReadout from,
+                               void* readout) {
+  read_out(from, readout, nullptr);
 }
 
 const char* run_layers(const StackLayer& first,
@@ -282,17 +200,16 @@ void add_pool(const StackPool& pool,
   PoolTask& task = tasks.tasks[tasks.count++];
   const int32_t dim = from.attention.hidden;
   task.pool.format = FloatFormat::kFloat32;
-  task.pool.batch = 1;
   task.pool.nodes = pool.nodes;
   task.pool.dim = dim;
   task.pool.kept = pool.kept;
+  task.pool.h_stride = int64_t{from.attention.nodes} * dim;
   task.pool.h = at<float>(from.out, int64_t{first} * dim);
   task.pool.weight = pool.score.weight;
   task.pool.bias = pool.score.bias;
   task.pool.out = pool.out;
   task.pool.scores = pool.scores;
   task.pool.indices = pool.indices;
-  task.h_stride = int64_t{from.attention.nodes} * dim;
   const int64_t row = type == 0 ? 0 : to.attention.num_type1;
   task.projections = 1;
   task.linear[0] = to.types[type];
@@ -344,10 +261,10 @@ const char* run_branch_pools(const GraphStackParams& params, void* stream) {
 }  // namespace
 
 const char* graph_stack_cuda(const GraphStackParams& params, void* stream) {
-  const int64_t channels = params.batch * params.channels;
-  const char* error = SPARSE_AASIST_LAUNCH(
-      graph_stack_nodes_kernel, blocks_for((channels - 1) / kPoolWarps + 1),
-      kPoolThreads, 0, stream, params);
+  const StackNodes nodes = stack_nodes(params);
+  const char* error =
+      SPARSE_AASIST_LAUNCH(graph_stack_nodes_kernel, node_blocks(nodes),
+                           kNodeThreads, 0, stream, nodes);
   if (error == nullptr)
     error = run_layers(params.first[0], params.first[1], stream);
   if (error == nullptr)
@@ -360,9 +277,9 @@ const char* graph_stack_cuda(const GraphStackParams& params, void* stream) {
     error = run_layers(params.joint[0][1], params.joint[1][1], stream);
   if (error != nullptr)
     return error;
-  return SPARSE_AASIST_LAUNCH(graph_stack_readout_kernel,
-                              blocks_for(params.batch), kMaxWidth, 0, stream,
-                              params);
+  return SPARSE_AASIST_LAUNCH(
+      graph_stack_readout_kernel, blocks_for(params.batch * kReadoutParts),
+      kMaxWidth, 0, stream, stack_readout(params), params.readout);
 }
 
 }  // namespace sparse_aasist

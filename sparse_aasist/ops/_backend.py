@@ -17,7 +17,8 @@ from sparse_aasist.ops._fakes import FAKES
 
 OPS = (
     *("front_end", "residual_block", "residual_block_training"),
-    *("graph_attention", "graph_pool", "graph_stack", "topk_activation", "topk_linear"),
+    *("graph_attention", "graph_pool", "graph_stack", "graph_stack_training"),
+    *("topk_activation", "topk_linear"),
 )
 BACKENDS = ("compiled", "reference")
 BACKEND_VARIABLE = "SPARSE_AASIST_BACKEND"

@@ -117,6 +117,24 @@ def _graph_stack(
     return features.new_empty((features.shape[0], 5 * weights[-2].shape[1]))
 
 
+def _graph_stack_training(
+    features: Tensor, weights: list[Tensor], *_: object
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    # Of the types' layers, then of the branches'.
+    hidden = [weights[1].shape[2]] * 2 + [weights[-2].shape[1]] * 4
+    return (
+        features.new_empty((features.shape[0], 5 * hidden[-1])),
+        [features.new_empty(width) for width in 2 * hidden],
+        features.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8),
+    )
+
+
+def _graph_stack_training_backward(
+    grad: Tensor, features: Tensor, weights: list[Tensor], *_: object
+) -> tuple[Tensor, list[Tensor]]:
+    return features.new_empty(features.shape), [w.new_empty(w.shape) for w in weights]
+
+
 def _front_end(waveform: Tensor, filters: Tensor, *_: Tensor | float) -> Tensor:
     count, _, taps = filters.shape
     steps = (waveform.shape[1] - taps + 1) // 3
@@ -187,6 +205,8 @@ FAKES = {
     "graph_pool": _graph_pool,
     "graph_pool_backward": _graph_pool_backward,
     "graph_stack": _graph_stack,
+    "graph_stack_training": _graph_stack_training,
+    "graph_stack_training_backward": _graph_stack_training_backward,
     "front_end": _front_end,
     "residual_block": _residual_block,
     "residual_block_training": _residual_block_training,

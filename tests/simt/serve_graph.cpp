@@ -1,10 +1,9 @@
 // The kernels of graph_attention and graph_pool, device and CPU code, for
 // tests/graph_implementations.py.
-#include <memory>
+#include <initializer_list>
 
-#include "graph_attention.h"
-#include "graph_pool.h"
-#include "graph_stack.h"
+#include "graph_passes_cpu.h"
+#include "graph_stack_order.h"
 #include "where.h"
 
 namespace sparse_aasist::simt {
@@ -16,6 +15,16 @@ GraphScore score(const Call& call, size_t first, int64_t types) {
   for (int64_t type = 0; type < types; ++type)
     score.vectors[type] = call.array<char>(first + 2) + type * bytes;
   return score;
+}
+
+GraphScoreGradient score_gradient(const Call& call,
+                                  size_t first,
+                                  int64_t types) {
+  GraphScoreGradient gradient{call.array(first), call.array(first + 1), {}};
+  const size_t bytes = call.arrays.at(first + 2)->bytes() / types;
+  for (int64_t type = 0; type < types; ++type)
+    gradient.vectors[type] = call.array<char>(first + 2) + type * bytes;
+  return gradient;
 }
 
 // Scalars: where, schedule, format, batch, nodes, dim, hidden, num_type1,
@@ -42,14 +51,21 @@ GraphAttentionParams attention(const Call& call) {
   return params;
 }
 
-// Calls kernel(begin, end) for [0, count) in two parts, as two threads would.
-template <class Kernel>
-void in_parts(int64_t count, const Kernel& kernel) {
-  if (count > 1)
-    kernel(int64_t{0}, count / 2);
-  if (count > 0)
-    kernel(count / 2, count);
-}
+// Two parts of each pass, one behind the other, as two threads would.
+struct TwoParts {
+  template <class Run>
+  void operator()(int64_t count,
+                  int64_t,
+                  int64_t scratch_bytes,
+                  const Run& run) const {
+    if (count > 1)
+      run(0, count / 2, Room(scratch_bytes).data());
+    if (count > 0)
+      run(count / 2, count, Room(scratch_bytes).data());
+  }
+};
+
+const GraphPassesCpu passes{TwoParts()};
 
 // Arrays behind the inputs: out, summary, attention, master_attention.
 const char* run_attention(const Call& call) {
@@ -61,22 +77,7 @@ const char* run_attention(const Call& call) {
   params.master_attention = call.array(11);
   if (where == kOnDevice)
     return graph_attention_cuda(params, nullptr);
-  const auto scores = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scores_cpu);
-  const auto rows = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_rows_cpu);
-  const auto master = SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_master_cpu);
-  const int64_t bytes =
-      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(params);
-  in_parts(params.batch * pair_count(params.nodes),
-           [&](int64_t first, int64_t end) {
-             scores(params, first, end, Room(bytes).data());
-           });
-  in_parts(params.batch * params.nodes, [&](int64_t first, int64_t end) {
-    rows(params, first, end, Room(bytes).data());
-  });
-  if (has_master(params))
-    in_parts(params.batch, [&](int64_t first, int64_t end) {
-      master(params, first, end, Room(bytes).data());
-    });
+  passes.attend(params);
   return nullptr;
 }
 
@@ -92,13 +93,11 @@ const char* run_attention_backward(const Call& call) {
   params.grad_out = call.array(10);
   params.grad_summary = call.array(11);
   params.dx = call.array(12);
-  params.pairs = {call.array(13), call.array(14), call.array(15)};
+  params.pairs = score_gradient(call, 13, forward.types);
   params.dmaster = call.array(16);
-  params.master_score = {call.array(17), call.array(18), call.array(19)};
+  params.master_score = score_gradient(call, 17, 1);
   const int64_t real =
       is_double(forward.format) ? sizeof(double) : sizeof(float);
-  const GraphTasks tasks = graph_tasks(forward.batch, forward.nodes);
-  const int64_t shared_nodes = tasks.parts > 1 ? forward.nodes : 0;
   const Room score_gradients(real * forward.batch * forward.nodes *
                              forward.nodes);
   const Room partials(real * (where == kOnDevice
@@ -108,22 +107,7 @@ const char* run_attention_backward(const Call& call) {
   params.partials = partials.data();
   if (where == kOnDevice)
     return graph_attention_backward_cuda(params, nullptr);
-  const auto rows =
-      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_rows_cpu);
-  const auto run_tasks =
-      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_tasks_cpu);
-  const auto sum =
-      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_backward_sum_cpu);
-  const int64_t bytes =
-      SPARSE_AASIST_AT_SIMD_LEVEL(graph_attention_scratch_cpu)(forward);
-  in_parts(forward.batch * forward.nodes, [&](int64_t first, int64_t end) {
-    rows(params, first, end, Room(bytes).data());
-  });
-  in_parts(tasks.count, [&](int64_t first, int64_t end) {
-    run_tasks(params, first, end, Room(bytes).data());
-  });
-  in_parts(layer_size(forward) + forward.batch * shared_nodes * forward.dim,
-           [&](int64_t first, int64_t end) { sum(params, first, end); });
+  passes.attend_backward(params);
   return nullptr;
 }
 
@@ -136,6 +120,7 @@ GraphPoolParams pool(const Call& call) {
   params.nodes = static_cast<int32_t>(call.scalars.at(4));
   params.dim = static_cast<int32_t>(call.scalars.at(5));
   params.kept = static_cast<int32_t>(call.scalars.at(6));
+  params.h_stride = int64_t{params.nodes} * params.dim;
   params.h = call.array(0);
   params.weight = call.array(1);
   params.bias = call.array(2);
@@ -152,9 +137,7 @@ const char* run_pool(const Call& call) {
   params.indices = call.array<int32_t>(6);
   if (where == kOnDevice)
     return graph_pool_cuda(params, nullptr);
-  const Room room(2 * params.nodes * int64_t{sizeof(int64_t)});
-  SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_cpu)
-  (params, 0, params.batch, static_cast<int64_t*>(room.data()));
+  passes.pool(params);
   return nullptr;
 }
 
@@ -174,55 +157,82 @@ const char* run_pool_backward(const Call& call) {
   params.partials = static_cast<double*>(partials.data());
   if (where == kOnDevice)
     return graph_pool_backward_cuda(params, nullptr);
-  SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_backward_cpu)
-  (params, 0, params.forward.batch);
-  SPARSE_AASIST_AT_SIMD_LEVEL(graph_pool_backward_sum_cpu)(params);
+  passes.pool_backward(params);
   return nullptr;
 }
 
-// Scalars: where, schedule, format, batch, channels, bands, steps, dim, hidden,
-// kept nodes, the bits of temperatures and eps. Arrays: features, weights,
-// readout, how many kernels were launched.
-const char* run_stack(const Call& call) {
-  const int64_t where = begin(call);
-  size_t scalar = 2, array = 1;
-  const auto next_scalar = [&] {
-    return static_cast<int32_t>(call.scalars.at(scalar++));
-  };
-  GraphStackSizes sizes{};
-  sizes.format = static_cast<FloatFormat>(next_scalar());
-  sizes.batch = next_scalar();
-  for (int32_t* size : {&sizes.channels, &sizes.bands, &sizes.steps, &sizes.dim,
-                        &sizes.hidden, &sizes.first_kept[0],
-                        &sizes.first_kept[1], &sizes.kept[0], &sizes.kept[1]})
-    *size = next_scalar();
-  for (double& temperature : sizes.temperatures)
-    temperature = bit_cast<double>(call.scalars.at(scalar++));
-  for (double& eps : sizes.eps)
-    eps = bit_cast<double>(call.scalars.at(scalar++));
-  if (const char* reason = refusal(sizes))
-    return reason;
-  const size_t real = is_double(sizes.format) ? sizeof(double) : sizeof(float);
-  bool fit = true;
-  const auto next = [&](std::initializer_list<int64_t> expected) {
-    size_t bytes = real;
+// A call of graph_stack or of its training. Scalars: where, schedule, format,
+// batch, channels, bands, steps, dim, hidden, kept nodes, the bits of
+// temperatures and eps. Arrays: features, weights, and what follows.
+class StackCall {
+ public:
+  StackCall(const Call& call, bool of_batch) : call_(call) {
+    size_t scalar = 2;
+    const auto next = [&] {
+      return static_cast<int32_t>(call.scalars.at(scalar++));
+    };
+    sizes_.format = static_cast<FloatFormat>(next());
+    sizes_.batch = next();
+    for (int32_t* size :
+         {&sizes_.channels, &sizes_.bands, &sizes_.steps, &sizes_.dim,
+          &sizes_.hidden, &sizes_.first_kept[0], &sizes_.first_kept[1],
+          &sizes_.kept[0], &sizes_.kept[1]})
+      *size = next();
+    for (double& temperature : sizes_.temperatures)
+      temperature = bit_cast<double>(call.scalars.at(scalar++));
+    for (double& eps : sizes_.eps)
+      eps = bit_cast<double>(call.scalars.at(scalar++));
+    sizes_.of_batch = of_batch;
+  }
+
+  const GraphStackSizes& sizes() const { return sizes_; }
+
+  // The next array, if it has these sizes.
+  void* next(std::initializer_list<int64_t> expected) {
+    size_t bytes = is_double(sizes_.format) ? sizeof(double) : sizeof(float);
     for (const int64_t size : expected)
       bytes *= static_cast<size_t>(size);
-    fit = fit && call.arrays.at(array)->bytes() == bytes;
-    return call.array<const void>(array++);
-  };
-  GraphStackParams params = StackWeights(sizes, next).read();
-  if (!fit)
+    fit_ = fit_ && call_.arrays.at(array_)->bytes() == bytes;
+    return call_.array(array_++);
+  }
+
+  void* next() { return call_.array(array_++); }
+
+  // Weights, or what is written in their places.
+  GraphStackParams read() {
+    const auto next = [&](std::initializer_list<int64_t> expected) {
+      return static_cast<const void*>(this->next(expected));
+    };
+    return StackWeights(sizes_, next).read();
+  }
+
+  bool fit() const { return fit_; }
+
+ private:
+  const Call& call_;
+  GraphStackSizes sizes_{};
+  size_t array_ = 0;
+  bool fit_ = true;
+};
+
+// Behind the weights: readout, how many kernels were launched.
+const char* run_stack(const Call& call) {
+  const int64_t where = begin(call);
+  StackCall stack(call, false);
+  if (const char* reason = refusal(stack.sizes()))
+    return reason;
+  const void* features = stack.next();
+  GraphStackParams params = stack.read();
+  if (!stack.fit())
     return "a weight has another size";
-  params.features = call.array(0);
-  params.readout = call.array(array);
-  const bool on_device = where == kOnDevice;
+  params.features = features;
+  params.readout = stack.next();
   const Room room(place_stack(params, nullptr));
   place_stack(params, room.data());
-  if (on_device) {
+  if (where == kOnDevice) {
     const int64_t before = launch_count();
     const char* error = graph_stack_cuda(params, nullptr);
-    *call.array<int64_t>(array + 1) = launch_count() - before;
+    *static_cast<int64_t*>(stack.next()) = launch_count() - before;
     return error;
   }
   const auto first = SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_first_cpu);
@@ -230,13 +240,71 @@ const char* run_stack(const Call& call) {
   const auto read_out = SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_readout_cpu);
   const int64_t bytes =
       SPARSE_AASIST_AT_SIMD_LEVEL(graph_stack_scratch_cpu)(params);
+  const TwoParts threads;
   for (const auto& kernel : {first, branch})
-    in_parts(params.batch * kHalves, [&](int64_t begin, int64_t end) {
-      kernel(params, begin, end, Room(bytes).data());
-    });
-  in_parts(params.batch,
-           [&](int64_t begin, int64_t end) { read_out(params, begin, end); });
+    threads(params.batch * kHalves, 1, bytes,
+            [&](int64_t begin, int64_t end, void* scratch) {
+              kernel(params, begin, end, scratch);
+            });
+  threads(params.batch, 1, 0, [&](int64_t begin, int64_t end, void*) {
+    read_out(params, begin, end);
+  });
   return nullptr;
+}
+
+// Behind the weights: noise, readout, means and variances of all layers, the
+// gradient of the readout, those of features and weights, how many kernels were
+// launched forward and backward.
+const char* run_stack_training(const Call& call) {
+  const int64_t where = begin(call);
+  StackCall stack(call, true);
+  if (const char* reason = refusal(stack.sizes()))
+    return reason;
+  GraphStackTrainingParams forward{};
+  const void* features = stack.next();
+  forward.stack = stack.read();
+  forward.stack.features = features;
+  for (const void*& noise : forward.of_layers)
+    noise = stack.next();
+  for (const void*& noise : forward.of_pools)
+    noise = stack.next();
+  for (int32_t branch = 0; branch < kHalves; ++branch) {
+    for (const void*& noise : forward.of_branches[branch])
+      noise = stack.next();
+    forward.of_masters[branch] = stack.next();
+  }
+  forward.stack.readout = stack.next();
+  for (void*& mean : forward.means)
+    mean = stack.next();
+  for (void*& variance : forward.variances)
+    variance = stack.next();
+  const Room saved(place_training(forward, nullptr));
+  place_training(forward, saved.data());
+  GraphStackBackwardParams backward{};
+  backward.forward = forward;
+  backward.grad_readout = stack.next();
+  backward.dfeatures = stack.next();
+  backward.gradients = stack.read();
+  if (!stack.fit())
+    return "a weight or its gradient has another size";
+  const bool on_device = where == kOnDevice;
+  const auto partials =
+      on_device ? graph_attention_partials_cuda : graph_attention_partials_cpu;
+  const Room room(place_backward(backward, partials, nullptr));
+  place_backward(backward, partials, room.data());
+  if (!on_device) {
+    graph_stack_training(forward, passes);
+    graph_stack_training_backward(backward, passes);
+    return nullptr;
+  }
+  int64_t* const launches = static_cast<int64_t*>(stack.next());
+  const int64_t before = launch_count();
+  const char* error = graph_stack_training_cuda(forward, nullptr);
+  launches[0] = launch_count() - before;
+  if (error == nullptr)
+    error = graph_stack_training_backward_cuda(backward, nullptr);
+  launches[1] = launch_count() - before - launches[0];
+  return error;
 }
 
 }  // namespace
@@ -248,5 +316,6 @@ int main() {
                 {"graph_attention_backward", run_attention_backward},
                 {"graph_pool", run_pool},
                 {"graph_pool_backward", run_pool_backward},
-                {"graph_stack", run_stack}});
+                {"graph_stack", run_stack},
+                {"graph_stack_training", run_stack_training}});
 }
