@@ -136,7 +136,7 @@ def bench_graph_op(
             name=name,
             mode=mode,
             provider=provider,
-            counts_launches=mode == "forward",
+            counts_launches=True,
             batch=batch,
             nodes=nodes,
         )
@@ -187,7 +187,7 @@ def bench_graph_half(
             name="graph_half",
             mode=mode,
             provider=provider,
-            counts_launches=mode == "forward",
+            counts_launches=True,
             batch=batch,
             nodes=29,
             error=error,

@@ -29,7 +29,7 @@ def _table(results: Results, name: str, title: str) -> list[str]:
     header += ["MB", "eager MB"]
     counted = results.has("launches")
     if counted:
-        header += ["launches, forward", "eager"]
+        header += ["launches, forward / both", "eager"]
     lines = [title, "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for sizes in results.complete(name, *MODES):
         cells = [str(size) for size in sizes]
@@ -38,14 +38,16 @@ def _table(results: Results, name: str, title: str) -> list[str]:
             ours = results.time(key, "sparse_aasist")
             ratios = [results.ratio(key, other, ours) or "-" for other in ("eager", "compiled")]
             cells += [microseconds(ours), " / ".join(ratios)]
-        both, forward = (name, "both", sizes), (name, "forward", sizes)
+        both = (name, "both", sizes)
         cells.append(f"{100 * results.spread(both, 'sparse_aasist'):.0f} %")
         providers = ("sparse_aasist", "eager")
         peaks = [results.get_or_none(both, p, "peak_bytes") for p in providers]
         cells += ["-" if peak is None else f"{peak / 1e6:,.3g}" for peak in peaks]
         if counted:
-            counts = [results.get_or_none(forward, p, "launches") for p in providers]
-            cells += ["-" if count is None else f"{count:.0f}" for count in counts]
+            for provider in providers:
+                keys = [(name, mode, sizes) for mode in MODES]
+                counts = [results.get_or_none(key, provider, "launches") for key in keys]
+                cells.append(" / ".join("-" if n is None else f"{n:.0f}" for n in counts))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
