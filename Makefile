@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## the whole test suite
 test-cuda: $(VENV)/.dev ## the suite on a machine with a GPU; a missing GPU is a failure
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -q --benchmark-skip
 
-bench: $(VENV)/.dev ## all benchmarks, or SUITE=topk|graph|model|analysis, on this CPU; writes the results
+bench: $(VENV)/.dev ## all benchmarks, or SUITE=topk|graph|model|analysis, on this CPU; ISA=avx2 limits it
 	$(call run_benchmarks,cpu)
 
 bench-cuda: $(VENV)/.dev ## the same on a GPU; REPRESENTATIVE=1 measures few sizes, a minute per suite
@@ -30,9 +30,9 @@ bench-cuda: $(VENV)/.dev ## the same on a GPU; REPRESENTATIVE=1 measures few siz
 # Each benchmark is written as it finishes: the second command alone shows a run that was cut off.
 define run_benchmarks
 	$(BIN)/python -m pytest $(if $(SUITE),benchmarks/bench_$(SUITE).py,benchmarks) -q --device $(1) \
-	  --results build/bench_$(1).jsonl $(if $(REPRESENTATIVE),--representative)
+	  --results build/bench_$(1).jsonl $(if $(REPRESENTATIVE),--representative) $(if $(ISA),--isa $(ISA))
 	$(BIN)/python benchmarks/report.py build/bench_$(1).jsonl \
-	  "make $@$(if $(SUITE), SUITE=$(SUITE))$(if $(REPRESENTATIVE), REPRESENTATIVE=1)"
+	  "make $@$(if $(SUITE), SUITE=$(SUITE))$(if $(REPRESENTATIVE), REPRESENTATIVE=1)$(if $(ISA), ISA=$(ISA))"
 endef
 
 check: $(VENV)/.dev ## format and lint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -20,11 +21,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="few sizes, a minute of a GPU per suite; all where a suite names none",
     )
     parser.addoption(
+        "--isa",
+        choices=("avx2",),
+        help="use no more of this CPU, so that all providers run as on a smaller one",
+    )
+    parser.addoption(
         "--results",
         type=Path,
         metavar="FILE",
         help="write each benchmark to FILE as soon as it has run, for report.py",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    isa = config.getoption("--isa")
+    if not isa:
+        return
+    if "torch" in sys.modules:
+        raise pytest.UsageError("--isa: torch is loaded already, which reads it at its start")
+    os.environ |= {
+        "ATEN_CPU_CAPABILITY": isa,
+        "MKL_ENABLE_INSTRUCTIONS": isa.upper(),
+        "ONEDNN_MAX_CPU_ISA": isa.upper(),
+    }
+    from sparse_aasist._extension import limit_simd_level
+
+    if limit_simd_level(isa) != isa:
+        raise pytest.UsageError(f"--isa: this CPU or build has no {isa}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -89,8 +112,10 @@ def _same_settings_for_all(device: str, shared_columns: dict[str, str]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _describe(benchmark: object, shared_columns: dict[str, str]) -> None:
-    benchmark.extra_info.update(shared_columns)
+def _describe(
+    benchmark: object, shared_columns: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    benchmark.extra_info.update(shared_columns, isa=request.config.getoption("--isa"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,6 +32,7 @@ SUITES = {
     "topk": topk_tables,
     "graph": graph_tables,
     "model_cpu": model_tables,
+    "model_cpu_avx2": model_tables,
     "model_cuda": model_cuda_tables,
     "analysis": analysis_tables,
 }
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def write_results(cases: Iterable[dict[str, Any]], command: str) -> None:
-    """Write one CSV per suite and kind of device; new runs replace the old one.
+    """Write one CSV per suite, kind of device and limit to it; new runs replace the old one.
 
     Raises:
         SystemExit: parts of a suite are of several devices, versions of torch or commits.
@@ -61,7 +62,9 @@ def write_results(cases: Iterable[dict[str, Any]], command: str) -> None:
     files: dict[str, list[Row]] = {}
     for case in {case["fullname"]: case for case in cases}.values():
         suite = Path(case["fullname"].split("::")[0]).stem.removeprefix("bench_")
-        rows = files.setdefault(f"{suite}_{case['extra_info']['kind']}", [])
+        info = case["extra_info"]
+        parts = [part for part in (suite, info["kind"], info.get("isa")) if part]
+        rows = files.setdefault("_".join(parts), [])
         rows += rows_of_case(case, command)
     for name, rows in files.items():
         if len(origins := {tuple(row[column] for column in ORIGIN) for row in rows}) > 1:

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "graph_passes_cpu.h"
+#include "graph_stack_backward_order.h"
 #include "graph_stack_order.h"
 #include "graph_stack_tensors.h"
 #include "task_scratch.h"

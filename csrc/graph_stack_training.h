@@ -1,6 +1,6 @@
 // graph_stack with dropout and the statistics of its batch, and its gradient.
-// Parameters and launchers, free of torch; graph_stack_order.h has the order of
-// the passes.
+// Parameters and launchers, free of torch; the order of the passes is in
+// graph_stack_order.h and graph_stack_backward_order.h.
 //
 //   layer(x) = selu(batch_norm(A read + C x)) as in graph_stack.h, of x that
 //              dropout has scaled; its normalisation is over batch and nodes

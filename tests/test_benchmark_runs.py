@@ -108,6 +108,18 @@ def test_a_build_that_does_not_tell_its_compiler_is_measured(
     assert set(found) == set(COLUMNS[COLUMNS.index("device") :]) - {"command"}
 
 
+def test_a_limited_cpu_has_results_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    cases = [case(f"bench_{isa}", "eager", kind="cpu", isa=isa) for isa in (None, "avx2")]
+    report.write_results(cases, "make bench")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "graph_cpu.csv",
+        "graph_cpu_avx2.csv",
+    ]
+
+
 def test_parts_of_a_run_are_joined_and_the_later_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

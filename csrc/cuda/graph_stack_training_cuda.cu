@@ -1,5 +1,6 @@
 // graph_stack in training on a GPU: its nodes and its readout with their
 // gradients, and the passes between them.
+#include "graph_stack_backward_order.h"
 #include "graph_stack_ends.cuh"
 #include "graph_stack_order.h"
 #include "graph_stack_training.h"

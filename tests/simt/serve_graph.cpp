@@ -3,6 +3,7 @@
 #include <initializer_list>
 
 #include "graph_passes_cpu.h"
+#include "graph_stack_backward_order.h"
 #include "graph_stack_order.h"
 #include "where.h"
 
