@@ -43,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "ATEN_CPU_CAPABILITY": isa,
         "MKL_ENABLE_INSTRUCTIONS": isa.upper(),
         "ONEDNN_MAX_CPU_ISA": isa.upper(),
+        # Its keys leave that out: what was compiled for the whole CPU crashes here.
+        "TORCHINDUCTOR_CACHE_DIR": str(config.rootpath / "build" / f"inductor_{isa}"),
     }
     from sparse_aasist._extension import limit_simd_level
 
